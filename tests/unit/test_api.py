@@ -1,0 +1,225 @@
+"""The public names of torch_ext, their types and their documentation."""
+
+import ast
+import inspect
+import pickle
+import types
+from importlib.resources import files
+
+import pytest
+import torch
+from packaging.version import Version
+from torch.autograd.function import FunctionMeta
+
+import torch_ext
+
+
+SERVED = [
+    "Function",
+    "FunctionCtx",
+    "InplaceFunction",
+    "NestedIOFunction",
+    "once_differentiable",
+]
+OWN = ["accelerate", "install", "installed", "is_installed", "load", "uninstall"]
+
+
+class Scale(torch_ext.Function):
+    """Multiplies by a number."""
+
+    @staticmethod
+    def forward(ctx, x, factor=2):
+        ctx.factor = factor
+        return x * factor
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
+
+
+class StockScale(torch.autograd.Function):
+    forward = Scale.forward
+    backward = Scale.backward
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", [*SERVED, *OWN, "__version__"])
+def test_public_name_is_there_and_exported(name):
+    assert hasattr(torch_ext, name)
+    assert name in torch_ext.__all__
+
+
+def test_every_exported_name_exists():
+    assert len(set(torch_ext.__all__)) == len(torch_ext.__all__)
+    assert [name for name in torch_ext.__all__ if not hasattr(torch_ext, name)] == []
+
+
+def test_star_import():
+    namespace = {}
+    exec("from torch_ext import *", namespace)
+    assert set(torch_ext.__all__) <= set(namespace)
+
+
+@pytest.mark.parametrize("name", ["FunctionCtx", "once_differentiable"])
+def test_what_has_no_apply_is_torchs_own(name):
+    assert getattr(torch_ext, name) is getattr(torch.autograd.function, name)
+
+
+def test_version():
+    assert isinstance(torch_ext.__version__, str)
+    assert str(Version(torch_ext.__version__)) == torch_ext.__version__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'instal'"):
+        torch_ext.instal
+
+
+# Classes
+
+
+@pytest.mark.parametrize("name", ["Function", "InplaceFunction", "NestedIOFunction"])
+def test_function_class(name):
+    ours, stock = getattr(torch_ext, name), getattr(torch.autograd.function, name)
+    assert issubclass(ours, torch.autograd.Function)
+    assert issubclass(ours, stock)
+    # torch.compile asks for this exact metaclass.
+    assert type(ours) is FunctionMeta
+    assert ours.__name__ == name
+
+
+@pytest.mark.parametrize("name", ["InplaceFunction", "NestedIOFunction"])
+def test_old_base_classes_run_on_torch_ext(name):
+    class Double(getattr(torch_ext, name)):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    y = Double.apply(torch.ones(2, requires_grad=True))
+    assert type(y.grad_fn) is not Double._backward_cls
+    assert isinstance(y.grad_fn, Double._backward_cls)
+
+
+def test_only_apply_differs_from_torchs_class():
+    own = set(vars(torch_ext.Function)) - {"__module__", "__doc__", "__qualname__"}
+    assert own == {"apply", "_backward_cls"}
+
+
+def test_subclass_works():
+    x = torch.ones(2, requires_grad=True)
+    y = Scale.apply(x, 3)
+    y.sum().backward()
+    assert torch.equal(x.grad, torch.full((2,), 3.0))
+
+
+def test_apply_is_a_bound_method_named_apply():
+    # torch.compile recognises an alias of apply by just this.
+    apply = Scale.apply
+    assert type(apply) is types.MethodType
+    assert apply.__self__ is Scale
+    assert apply.__name__ == "apply"
+    assert apply == Scale.apply
+    assert hash(apply) == hash(Scale.apply)
+
+
+def test_signature_of_apply():
+    assert str(inspect.signature(Scale.apply)) == "(*args, **kwargs)"
+    assert inspect.signature(Scale.apply) == inspect.signature(StockScale.apply)
+
+
+def test_signature_of_apply_while_installed():
+    with torch_ext.installed():
+        assert str(inspect.signature(StockScale.apply)) == "(*args, **kwargs)"
+
+
+def test_apply_is_documented():
+    assert inspect.getdoc(Scale.apply)
+
+
+def test_function_class_and_apply_pickle_by_name():
+    assert pickle.loads(pickle.dumps(Scale)) is Scale
+    assert pickle.loads(pickle.dumps(Scale.apply)) == Scale.apply
+
+
+def test_instantiation_warns_as_torch_does():
+    with pytest.warns(DeprecationWarning, match="should not be instantiated"):
+        Scale()
+
+
+# Documentation and types
+
+
+@pytest.mark.parametrize("name", [*SERVED, *OWN])
+def test_public_name_is_documented(name):
+    if name == "FunctionCtx":
+        documented = torch_ext.FunctionCtx.save_for_backward
+    else:
+        documented = getattr(torch_ext, name)
+    if documented is not torch.autograd.function.once_differentiable:
+        assert inspect.getdoc(documented)
+
+
+def test_module_is_documented():
+    assert inspect.getdoc(torch_ext)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_function_is_annotated(name):
+    signature = inspect.signature(getattr(torch_ext, name))
+    assert signature.return_annotation is not inspect.Signature.empty
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not inspect.Signature.empty
+
+
+def test_signatures():
+    assert list(inspect.signature(torch_ext.install).parameters) == []
+    assert list(inspect.signature(torch_ext.uninstall).parameters) == []
+    assert list(inspect.signature(torch_ext.installed).parameters) == []
+    assert list(inspect.signature(torch_ext.is_installed).parameters) == []
+    assert list(inspect.signature(torch_ext.accelerate).parameters) == ["cls"]
+    assert "verbose" in inspect.signature(torch_ext.load).parameters
+
+
+def test_package_is_typed():
+    assert files(torch_ext).joinpath("py.typed").is_file()
+
+
+def stub():
+    return ast.parse(files(torch_ext).joinpath("_C.pyi").read_text("utf-8"))
+
+
+def declared_names(nodes):
+    names = set()
+    for node in nodes:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.AnnAssign):
+            names.add(node.target.id)
+    return names
+
+
+def test_stub_declares_what_the_extension_has():
+    present = {name for name in vars(torch_ext._C) if not name.startswith("__")}
+    assert {name for name in declared_names(stub().body) if name[:2] != "__"} == present
+
+
+def test_stub_declares_the_members_of_the_extensions_types():
+    classes = {node.name: node for node in stub().body if isinstance(node, ast.ClassDef)}
+    for name, value in vars(torch_ext._C).items():
+        if isinstance(value, type) and value.__module__ == torch_ext._C.__name__:
+            present = {member for member in vars(value) if not member.startswith("__")}
+            declared = declared_names(classes[name].body)
+            assert {member for member in declared if member[:2] != "__"} == present
+
+
+def test_extension_is_documented():
+    assert inspect.getdoc(torch_ext._C)
+    for name, value in vars(torch_ext._C).items():
+        if not name.startswith("_"):
+            assert inspect.getdoc(value), name
