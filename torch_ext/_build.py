@@ -1,0 +1,135 @@
+"""What the extension is compiled from, with which flags, and for which releases.
+
+``setup.py`` runs this file by its path, so it imports nothing of the package.
+"""
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional
+
+#: Releases of torch that csrc/compat.h has an entry for, oldest first, no gaps.
+SUPPORTED_TORCH = ("2.13",)
+MINIMUM_PYTHON = (3, 10)
+
+#: NDEBUG as in torch's own wheels: it decides what the inline functions of the
+#: headers do, and both ways of building have to agree.
+COMPILE_FLAGS = [
+    "-O2",
+    "-g0",
+    "-DNDEBUG",
+    "-fvisibility=hidden",
+    "-fvisibility-inlines-hidden",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
+
+INSTALL_COMMAND = "pip install --no-build-isolation --no-deps --force-reinstall ."
+
+
+def torch_requirement() -> str:
+    """The requirement on torch as pip reads it."""
+    major, minor = SUPPORTED_TORCH[-1].split(".")
+    return f"torch>={SUPPORTED_TORCH[0]},<{major}.{int(minor) + 1}"
+
+
+def check_environment() -> None:
+    """Raises ImportError where this system, Python or torch is not supported."""
+    if sys.platform != "linux":
+        raise ImportError(f"torch_ext runs on Linux only, and this is {platform.system() or sys.platform}.")
+    if sys.version_info < MINIMUM_PYTHON:
+        needed = ".".join(map(str, MINIMUM_PYTHON))
+        raise ImportError(
+            f"torch_ext needs Python {needed} or newer, and this is {platform.python_version()}. "
+            f"Make an environment with a newer one: python{needed} -m venv .venv"
+        )
+    check_torch(torch_version())
+
+
+def torch_version() -> str:
+    """The installed torch's whole version, local part included. Raises ImportError where there is none."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(
+            f"torch_ext needs PyTorch, and none is installed. Install it: pip install '{torch_requirement()}'"
+        ) from error
+    return str(torch.__version__)
+
+
+def check_torch(version: str) -> None:
+    """Raises ImportError where ``version`` of torch is not supported."""
+    release = re.match(r"\d+\.\d+", version)
+    if release is None or release.group() not in SUPPORTED_TORCH:
+        raise ImportError(
+            f"torch_ext supports torch {', '.join(SUPPORTED_TORCH)}, and torch {version} is installed. "
+            f"Install a supported one: pip install '{torch_requirement()}'"
+        )
+
+
+def find_csrc() -> Optional[Path]:
+    """The C++ sources beside the package; None where it was installed without them."""
+    checkout = Path(__file__).resolve().parent.parent
+    csrc = checkout / "csrc"
+    # setup.py tells a checkout from a site-packages that happens to have a csrc.
+    return csrc if (checkout / "setup.py").is_file() and csrc.is_dir() else None
+
+
+def sources(csrc: Path) -> List[str]:
+    """The files to compile."""
+    return [str(path) for path in sorted(csrc.rglob("*.cpp"))]
+
+
+def source_digest(csrc: Path) -> str:
+    """Changes with every change of a source, a header or a flag."""
+    digest = hashlib.sha256("\0".join(COMPILE_FLAGS).encode())
+    for path in sorted(csrc.rglob("*")):
+        if path.suffix in (".cpp", ".h"):
+            content = path.read_bytes()
+            digest.update(f"\0{path.relative_to(csrc)}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def path_with_ninja() -> Optional[str]:
+    """A PATH on which ninja is found, None where it is not installed.
+
+    The ninja package puts its program beside the interpreter, which is on PATH
+    only where the environment was activated.
+    """
+    path = os.environ.get("PATH", os.defpath)
+    if shutil.which("ninja"):
+        return path
+    if importlib.util.find_spec("ninja") is None:
+        return None
+    from ninja import BIN_DIR
+
+    return os.pathsep.join((path, BIN_DIR))
+
+
+def _stamp_path(extension: Path) -> Path:
+    return extension.with_suffix(".json")
+
+
+def write_stamp(extension: Path, csrc: Path) -> None:
+    """Notes beside a built extension what it was built from and for."""
+    stamp = {"torch": torch_version(), "sources": source_digest(csrc)}
+    _stamp_path(extension).write_text(json.dumps(stamp) + "\n")
+
+
+def read_stamp(extension: Path) -> Dict[str, str]:
+    """What :func:`write_stamp` noted; empty where there is no note."""
+    try:
+        return json.loads(_stamp_path(extension).read_text())
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,205 @@
+"""Compiles the extension on first import and keeps the result.
+
+For each build the cache folder holds ``NAME.so``, the compiler's output in
+``NAME.log``, ``NAME.lock``, and while it is being built ``NAME.build-*/``. NAME
+says for which torch, Python ABI, sources, flags and compiler the build is.
+"""
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from typing import Iterator, NamedTuple, Optional
+
+from . import _build
+
+# torch's load() counts the builds of a process and renames the module after the
+# first, so that a failed build could not be repeated: each gets a process of its own.
+_COMPILE = """
+import json, sys
+arguments = json.load(sys.stdin)
+sys.path[:] = arguments.pop("sys_path")
+from torch.utils.cpp_extension import load
+load(**arguments)
+"""
+
+
+class Compiler(NamedTuple):
+    path: str
+    version: str
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: see TORCH_EXT_CACHE and TORCH_EXTENSIONS_DIR."""
+    if os.environ.get("TORCH_EXT_CACHE"):
+        return Path(os.environ["TORCH_EXT_CACHE"]).absolute()
+    if os.environ.get("TORCH_EXTENSIONS_DIR"):
+        return Path(os.environ["TORCH_EXTENSIONS_DIR"]).absolute() / "torch_ext"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute() / "torch_ext"
+
+
+def log_of(extension: Path) -> Path:
+    """The compiler's output for a build in the cache."""
+    return extension.with_suffix(".log")
+
+
+def build(csrc: Path, verbose: bool) -> Path:
+    """Returns the extension built from ``csrc`` for the running torch and Python.
+
+    Compiles it where the cache has none. With ``verbose`` the compiler's output
+    goes to stderr as it comes. Raises ImportError where that cannot be done.
+    """
+    cache = cache_folder()
+    abi = sysconfig.get_config_var("SOABI")
+    name = f"torch{_build.torch_version()}-{abi}-{_build.source_digest(csrc)[:16]}"
+    compiler = find_compiler()
+    if compiler is None:
+        # Only compiling takes a compiler: what another one built will do.
+        for extension in sorted(cache.glob(f"{glob.escape(name)}-*.so")):
+            return extension
+        raise ImportError(_no_compiler())
+    extension = cache / f"{name}-{hashlib.sha256(repr(compiler).encode()).hexdigest()[:8]}.so"
+    if not extension.exists():
+        try:
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _one_at_a_time(extension):
+                if not extension.exists():
+                    _compile(csrc, extension, compiler, verbose)
+        except OSError as error:
+            raise ImportError(
+                f"torch_ext cannot keep its build in {cache}: {error}. "
+                "Name a folder that can be written to in the environment variable TORCH_EXT_CACHE."
+            ) from error
+    return extension
+
+
+def find_compiler() -> Optional[Compiler]:
+    """The compiler that torch will use, None where there is none."""
+    path = shutil.which(os.environ.get("CXX", "c++"))
+    if path is None:
+        return None
+    path = os.path.abspath(path)
+    try:
+        output = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ImportError(f"torch_ext has to be compiled, and the C++ compiler does not run: {error}") from error
+    return Compiler(path, output.decode(errors="replace"))
+
+
+def _no_compiler() -> str:
+    sought = f"CXX={os.environ['CXX']}" if "CXX" in os.environ else "c++"
+    return (
+        f"torch_ext has to be compiled, and no C++ compiler was found: {sought} is not on PATH. "
+        "It needs g++ or clang++ with C++20. Install one (apt-get install g++), or name yours in CXX, "
+        "and import torch_ext again."
+    )
+
+
+@contextlib.contextmanager
+def _one_at_a_time(extension: Path) -> Iterator[None]:
+    """Holds the build's lock. The system takes it from a process that dies."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(extension.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _say("torch_ext: another process is building it; waiting\n")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _compile(csrc: Path, extension: Path, compiler: Compiler, verbose: bool) -> None:
+    """Makes ``extension`` appear, whole. The caller holds its lock."""
+    path = _build.path_with_ninja()
+    if path is None:
+        raise ImportError("torch_ext has to be compiled, and ninja was not found. Install it: pip install ninja")
+    _remove_killed_builds(extension)
+    folder = Path(tempfile.mkdtemp(prefix=f"{extension.stem}.build-", dir=extension.parent))
+    _say(
+        f"torch_ext: building for torch {_build.torch_version()}, Python {platform.python_version()} ... "
+        + ("\n" if verbose else "")
+    )
+    start = time.monotonic()
+    succeeded = False
+    try:
+        succeeded = _run_compiler(csrc, folder, compiler, path, log_of(extension), verbose)
+        if succeeded:
+            os.replace(folder / "_C.so", extension)
+    finally:
+        _say(f"{'done' if succeeded else 'failed'} after {time.monotonic() - start:.0f} s\n")
+        shutil.rmtree(folder, ignore_errors=True)
+    if not succeeded:
+        raise ImportError(_compile_error(compiler, log_of(extension)))
+
+
+def _remove_killed_builds(extension: Path) -> None:
+    """With the lock held, a build folder can only be what a killed process left, torch's own lock file in it."""
+    for folder in extension.parent.glob(f"{glob.escape(extension.stem)}.build-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: Path, verbose: bool) -> bool:
+    """Compiles into ``folder``, writing what is said to ``log``. Whether ``folder/_C.so`` is good."""
+    arguments = {
+        "name": "_C",
+        "sources": _build.sources(csrc),
+        "extra_cflags": _build.COMPILE_FLAGS,
+        "extra_include_paths": [str(csrc)],
+        "build_directory": str(folder),
+        # Opens the library, so that one with an undefined symbol fails here, without running its module.
+        "is_python_module": False,
+        "verbose": True,
+        "sys_path": [os.path.abspath(entry) for entry in sys.path],
+    }
+    with log.open("wb") as file, subprocess.Popen(
+        [sys.executable, "-c", _COMPILE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,  # not the user's, whose files could stand before the standard library's
+        env={**os.environ, "CXX": compiler.path, "PATH": path, "LC_ALL": "C.UTF-8"},
+    ) as process:
+        process.stdin.write(json.dumps(arguments).encode())
+        process.stdin.close()
+        for line in process.stdout:
+            file.write(line)
+            if verbose:
+                _say(line.decode(errors="replace"))
+    return process.returncode == 0
+
+
+def _compile_error(compiler: Compiler, log: Path) -> str:
+    return (
+        f"torch_ext could not be compiled for torch {_build.torch_version()} "
+        f"with {compiler.path} ({compiler.version.splitlines()[0]}):\n\n"
+        f"{first_errors(log.read_text(errors='replace'))}\n\n"
+        f"The whole output is in {log}."
+    )
+
+
+def first_errors(output: str, limit: int = 10) -> str:
+    """The lines of a compiler's output that say what is wrong, or its end where none does."""
+    lines = output.splitlines()
+    errors = [line for line in lines if re.search(r"\berror: |undefined (reference|symbol)", line)]
+    return "\n".join(errors[:limit] or lines[-limit:])
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -1,0 +1,99 @@
+"""Finds the compiled extension, or has it compiled, and loads it as ``torch_ext._C``."""
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Optional
+
+from . import _build, _jit
+
+_NAME = f"{__package__}._C"
+_PACKAGE_FOLDER = Path(__file__).parent
+
+_lock = threading.Lock()
+
+
+def load(verbose: bool = False) -> ModuleType:
+    """Loads the extension and returns its module; importing ``torch_ext`` does this by itself.
+
+    The extension that an installation built is taken where there is one. In a
+    checkout without one, or with one older than ``csrc/``, it is compiled for
+    the installed torch and kept for the next time.
+
+    Args:
+        verbose: shows the compiler's whole output on stderr: as it comes, or as
+            it was where the extension is already there. The environment variable
+            ``TORCH_EXT_VERBOSE=1`` does the same for an import.
+
+    Raises:
+        ImportError: the system, Python or torch is not supported, the extension
+            was built for another torch, or it cannot be compiled. The message
+            says what was found, what is needed and what to run.
+    """
+    with _lock:
+        module = sys.modules.get(_NAME)
+        if module is None:
+            _build.check_environment()
+            path = _find(verbose or os.environ.get("TORCH_EXT_VERBOSE") == "1")
+            module = _load_from(path)
+        elif verbose:
+            _show_log(Path(module.__file__))
+        return module
+
+
+def _find(verbose: bool) -> Path:
+    """The extension to load: the one built ahead of time, or one compiled now."""
+    csrc = _build.find_csrc()
+    extension = _built_ahead()
+    if extension is not None:
+        _check_target(extension)
+        if csrc is None or _build.read_stamp(extension).get("sources") == _build.source_digest(csrc):
+            return extension
+    if csrc is None:
+        raise ImportError(_nothing_built())
+    return _jit.build(csrc, verbose)
+
+
+def _built_ahead() -> Optional[Path]:
+    extension = _PACKAGE_FOLDER / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return extension if extension.exists() else None
+
+
+def _check_target(extension: Path) -> None:
+    """Raises ImportError where loading ``extension`` into this torch could crash."""
+    built_for = _build.read_stamp(extension).get("torch", "of an unknown version")
+    installed = _build.torch_version()
+    if built_for != installed:
+        raise ImportError(
+            f"torch_ext was built for torch {built_for}, and torch {installed} is installed ({extension}). "
+            f"Build it again, in a checkout of torch_ext: {_build.INSTALL_COMMAND}"
+        )
+
+
+def _nothing_built() -> str:
+    others = sorted(path.name for path in _PACKAGE_FOLDER.glob("_C.*.so"))
+    return (
+        f"torch_ext has no extension for this Python ({sysconfig.get_config_var('SOABI')}) in {_PACKAGE_FOLDER}, "
+        f"only {', '.join(others) or 'none at all'}, and no sources to build one from. "
+        f"Install it with this Python, in a checkout of torch_ext: {_build.INSTALL_COMMAND}"
+    )
+
+
+def _load_from(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(_NAME, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[_NAME] = module
+    sys.modules[__package__]._C = module
+    return module
+
+
+def _show_log(extension: Path) -> None:
+    log = _jit.log_of(extension)
+    said = log.read_text(errors="replace") if log.exists() else ""
+    sys.stderr.write(f"{said}torch_ext: loaded from {extension}\n")
