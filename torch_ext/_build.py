@@ -13,7 +13,6 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional
 
 #: Releases of torch that csrc/compat.h has an entry for, oldest first, no gaps.
 SUPPORTED_TORCH = ("2.13",)
@@ -77,7 +76,7 @@ def check_torch(version: str) -> None:
         )
 
 
-def find_csrc() -> Optional[Path]:
+def find_csrc() -> Path | None:
     """The C++ sources beside the package; None where it was installed without them."""
     checkout = Path(__file__).resolve().parent.parent
     csrc = checkout / "csrc"
@@ -85,7 +84,7 @@ def find_csrc() -> Optional[Path]:
     return csrc if (checkout / "setup.py").is_file() and csrc.is_dir() else None
 
 
-def sources(csrc: Path) -> List[str]:
+def sources(csrc: Path) -> list[str]:
     """The files to compile."""
     return [str(path) for path in sorted(csrc.rglob("*.cpp"))]
 
@@ -101,7 +100,7 @@ def source_digest(csrc: Path) -> str:
     return digest.hexdigest()
 
 
-def path_with_ninja() -> Optional[str]:
+def path_with_ninja() -> str | None:
     """A PATH on which ninja is found, None where it is not installed.
 
     The ninja package puts its program beside the interpreter, which is on PATH
@@ -117,19 +116,20 @@ def path_with_ninja() -> Optional[str]:
     return os.pathsep.join((path, BIN_DIR))
 
 
-def _stamp_path(extension: Path) -> Path:
+def stamp_path(extension: Path) -> Path:
+    """Where the note of what ``extension`` was built for stands."""
     return extension.with_suffix(".json")
 
 
 def write_stamp(extension: Path, csrc: Path) -> None:
-    """Notes beside a built extension what it was built from and for."""
+    """Notes beside ``extension`` which torch and which sources it was built for."""
     stamp = {"torch": torch_version(), "sources": source_digest(csrc)}
-    _stamp_path(extension).write_text(json.dumps(stamp) + "\n")
+    stamp_path(extension).write_text(json.dumps(stamp) + "\n")
 
 
-def read_stamp(extension: Path) -> Dict[str, str]:
+def read_stamp(extension: Path) -> dict[str, str]:
     """What :func:`write_stamp` noted; empty where there is no note."""
     try:
-        return json.loads(_stamp_path(extension).read_text())
+        return json.loads(stamp_path(extension).read_text())
     except FileNotFoundError:
         return {}

@@ -20,7 +20,7 @@ import sysconfig
 import tempfile
 import time
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterator, NamedTuple
 
 from . import _build
 
@@ -78,13 +78,13 @@ def build(csrc: Path, verbose: bool) -> Path:
                     _compile(csrc, extension, compiler, verbose)
         except OSError as error:
             raise ImportError(
-                f"torch_ext cannot keep its build in {cache}: {error}. "
+                f"torch_ext cannot build in {cache}: {error}. "
                 "Name a folder that can be written to in the environment variable TORCH_EXT_CACHE."
             ) from error
     return extension
 
 
-def find_compiler() -> Optional[Compiler]:
+def find_compiler() -> Compiler | None:
     """The compiler that torch will use, None where there is none."""
     path = shutil.which(os.environ.get("CXX", "c++"))
     if path is None:

@@ -8,7 +8,6 @@ import sysconfig
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import Optional
 
 from . import _build, _jit
 
@@ -59,7 +58,7 @@ def _find(verbose: bool) -> Path:
     return _jit.build(csrc, verbose)
 
 
-def _built_ahead() -> Optional[Path]:
+def _built_ahead() -> Path | None:
     extension = _PACKAGE_FOLDER / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     return extension if extension.exists() else None
 

@@ -1,0 +1,68 @@
+"""Builds torch_ext._C ahead of time, for the torch of this environment; pyproject.toml has the rest."""
+import importlib.util
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def load_build():
+    """torch_ext/_build.py by its path: the package itself cannot be imported before it is built."""
+    spec = importlib.util.spec_from_file_location("_build", ROOT / "torch_ext" / "_build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = load_build()
+try:
+    build.check_environment()
+except ImportError as error:
+    sys.exit(
+        f"{error}\ntorch_ext is compiled for the torch that it will run with: "
+        "install that first, then run pip with --no-build-isolation."
+    )
+
+from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths  # noqa: E402
+
+CSRC = ROOT / "csrc"
+
+
+class BuildAndStamp(BuildExtension):
+    """Notes beside each extension what it was built for, so that the loader can tell before it opens it."""
+
+    def run(self):
+        os.environ["PATH"] = build.path_with_ninja() or os.environ["PATH"]
+        super().run()
+        for extension in self.extensions:
+            build.write_stamp(Path(self.get_ext_fullpath(extension.name)), CSRC)
+
+    def get_output_mapping(self):
+        """A strict editable install links the files that are named here."""
+        mapping = super().get_output_mapping()
+        stamps = {str(build.stamp_path(Path(to))): str(build.stamp_path(Path(at))) for to, at in mapping.items()}
+        return {**mapping, **stamps}
+
+
+extension = CppExtension(
+    "torch_ext._C",
+    [os.path.relpath(path, ROOT) for path in build.sources(CSRC)],
+    include_dirs=[str(CSRC)],
+    extra_compile_args=[
+        *build.COMPILE_FLAGS,
+        # Warnings are errors in our own code only.
+        *(f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))),
+        # ninja does not follow system headers: another torch has to be another command.
+        f"-DTORCH_EXT_BUILT_FOR_TORCH={build.torch_version()}",
+    ],
+)
+
+setup(
+    ext_modules=[extension],
+    cmdclass={"build_ext": BuildAndStamp},
+    install_requires=[build.torch_requirement(), "ninja"],
+)
