@@ -64,5 +64,7 @@ extension = CppExtension(
 setup(
     ext_modules=[extension],
     cmdclass={"build_ext": BuildAndStamp},
+    # pip's own folder goes away after each build, and with it what ninja could use again.
+    options={"build_ext": {"build_temp": f"build/{sysconfig.get_config_var('SOABI')}"}},
     install_requires=[build.torch_requirement(), "ninja"],
 )
