@@ -1,0 +1,199 @@
+"""Running a scenario, and comparing what two runs of it wrote down."""
+
+import contextlib
+import difflib
+import gc
+import inspect
+import pathlib
+import sys
+import warnings
+from collections import Counter
+
+import torch
+
+from .describe import Describer, normalise, render, type_name
+from .variants import STOCK, VARIANTS
+
+
+class Scenario:
+    """What a scenario is given: an implementation, a device, and a transcript to write to.
+
+    Attributes:
+        Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable: of the implementation
+            under test.
+        device: where tensors are made.
+        lines: the transcript so far.
+    """
+
+    def __init__(self, api, device, is_oracle):
+        self.Function = api.Function
+        self.FunctionCtx = api.FunctionCtx
+        self.InplaceFunction = api.InplaceFunction
+        self.NestedIOFunction = api.NestedIOFunction
+        self.once_differentiable = api.once_differentiable
+        self.device = device
+        self.lines = []
+        self._is_oracle = is_oracle
+        self._describe = Describer()
+        self._generator = torch.Generator().manual_seed(0)
+
+    def tensor(self, data, **options):
+        """``torch.tensor(data, **options)`` on the scenario's device."""
+        return torch.tensor(data, device=self.device, **options)
+
+    def randn(self, *shape, dtype=None, requires_grad=False):
+        """A leaf with normally distributed values, the same in every run and on every device."""
+        values = torch.randn(*shape, dtype=dtype, generator=self._generator)
+        return values.to(self.device).requires_grad_(requires_grad)
+
+    def record(self, label, *values):
+        """Write down all that can be seen of ``values`` now; call it from hooks to record their order."""
+        described = [self._describe(value) for value in values]
+        self.lines.extend(render(label, described[0] if len(described) == 1 else described))
+
+    def outcome(self, label, call, *args, **kwargs):
+        """Record what ``call(*args, **kwargs)`` returns or raises; returns what it returned, or None."""
+        try:
+            result = call(*args, **kwargs)
+        except BaseException as error:
+            self.record(f"{label} raised", error)
+            return None
+        self.record(f"{label} returned", result)
+        return result
+
+    def raises(self, label, call, *args, **kwargs):
+        """Record the exception of ``call(*args, **kwargs)``.
+
+        Raises:
+            AssertionError: stock torch raised nothing, so the scenario is wrong.
+        """
+        try:
+            result = call(*args, **kwargs)
+        except BaseException as error:
+            self.record(f"{label} raised", error)
+            return
+        assert not self._is_oracle, f"{label}: stock torch raises nothing"
+        self.record(f"{label} returned", result)
+
+    def differentiate(self, label, function, *inputs):
+        """Record the outputs of ``function(*inputs)``, their gradients and the gradients of those.
+
+        Every floating point or complex output that requires grad is contracted with fixed weights. Inputs
+        that are no tensors requiring grad are passed on as they are. Returns the outputs.
+        """
+        outputs = function(*inputs)
+        self.record(f"{label}: outputs", outputs)
+        leaves = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]
+        grads = self._gradients(outputs, leaves)
+        self.record(f"{label}: gradients", grads)
+        if any(isinstance(grad, torch.Tensor) and grad.requires_grad for grad in grads):
+            self.record(f"{label}: double gradients", self._gradients(grads, leaves))
+        return outputs
+
+    def _gradients(self, outputs, leaves):
+        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        outputs = [y for y in outputs if isinstance(y, torch.Tensor) and y.requires_grad]
+        weights = [torch.linspace(1, 2, y.numel(), dtype=y.dtype, device=y.device).reshape(y.shape) for y in outputs]
+        return torch.autograd.grad(outputs, leaves, weights, create_graph=True, allow_unused=True)
+
+    def alive(self, label, ref):
+        """Record whether the target of a weak reference lives, before and after a garbage collection."""
+        before = ref() is not None
+        gc.collect()
+        self.record(label, {"alive": before, "alive after gc": ref() is not None})
+
+    def references(self, label, call, *objects, repeat=20):
+        """Record by how much ``repeat`` calls of ``call()`` raise the reference counts of ``objects``.
+
+        What a call raises is dropped. A first call, not counted, fills caches.
+        """
+
+        def count():
+            gc.collect()
+            return [sys.getrefcount(obj) for obj in objects]
+
+        with contextlib.suppress(BaseException):
+            call()
+        before = count()
+        for _ in range(repeat):
+            with contextlib.suppress(BaseException):
+                call()
+        self.record(label, [after - first for first, after in zip(before, count(), strict=True)])
+
+
+@contextlib.contextmanager
+def _reports(s):
+    """Write warnings, and exceptions that Python can only report, to the transcript."""
+
+    def showwarning(message, category, filename, lineno, file=None, line=None):
+        # The line is the user's business, unless it is inside a library.
+        place = f"line {lineno}" if pathlib.Path(filename) == s.file else "library"
+        s.lines.append(f"warning at {place}: {type_name(category)}: {normalise(str(message))}")
+
+    def unraisable(report):
+        s.record("unraisable", report.exc_value, report.err_msg)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    warn_always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = showwarning
+            yield
+    finally:
+        torch.set_warn_always(warn_always)
+        sys.unraisablehook = hook
+
+
+def _live(body):
+    """How many tensors, nodes and Functions of the scenario's module are alive, by type."""
+    gc.collect()
+    live = Counter()
+    for obj in gc.get_objects():
+        # Not isinstance: some objects compute their __class__, with side effects.
+        if issubclass(type(obj), (torch.Tensor, torch._C._FunctionBase)):
+            live[type_name(type(obj))] += 1
+        elif issubclass(type(obj), torch.autograd.function.FunctionMeta) and obj.__module__ == body.__module__:
+            live[f"class {obj.__qualname__}"] += 1
+    return live
+
+
+def transcript(body, variant, device):
+    """The lines that ``body``, a function of a :class:`Scenario`, writes when run on ``variant``."""
+    before = _live(body)
+    with variant.active():
+        s = Scenario(variant.api(), device, is_oracle=variant is STOCK)
+        s.file = pathlib.Path(inspect.getfile(body))
+        torch.manual_seed(0)
+        with _reports(s):
+            body(s)
+            left = _live(body) - before
+        s.record("alive at the end", dict(sorted(left.items())))
+    return s.lines
+
+
+def compare(body, variant, device):
+    """Fail with the difference between ``variant`` and stock torch in the scenario ``body``."""
+    expected = transcript(body, STOCK, device)
+    actual = transcript(body, variant, device)
+    if actual != expected:
+        difference = difflib.unified_diff(expected, actual, "stock", variant.name, n=4, lineterm="")
+        raise AssertionError("\n".join([f"{body.__qualname__} differs from stock torch", *difference]))
+
+
+def scenario(body):
+    """Make a pytest test of ``body``, a function of a :class:`Scenario`, for each variant."""
+
+    def test(variant, device):
+        __tracebackhide__ = True
+        compare(body, VARIANTS[variant], device)
+
+    test.__name__ = body.__name__
+    test.__qualname__ = body.__qualname__
+    test.__doc__ = body.__doc__
+    test.__module__ = body.__module__
+    test.__test__ = True  # collected whatever its name
+    test.place_as = body  # reported at the scenario's line
+    test.body = body
+    return test
