@@ -32,7 +32,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, include_path
 CSRC = ROOT / "csrc"
 
 
-class BuildAndStamp(BuildExtension):
+class build_ext(BuildExtension):  # setuptools looks its options up by this name
     """Notes beside each extension what it was built for, so that the loader can tell before it opens it."""
 
     def run(self):
@@ -63,7 +63,7 @@ extension = CppExtension(
 
 setup(
     ext_modules=[extension],
-    cmdclass={"build_ext": BuildAndStamp},
+    cmdclass={"build_ext": build_ext},
     # pip's own folder goes away after each build, and with it what ninja could use again.
     options={"build_ext": {"build_temp": f"build/{sysconfig.get_config_var('SOABI')}"}},
     install_requires=[build.torch_requirement(), "ninja"],
