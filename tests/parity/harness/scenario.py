@@ -100,7 +100,7 @@ class Scenario:
         """Record whether the target of a weak reference lives, before and after a garbage collection."""
         before = ref() is not None
         gc.collect()
-        self.record(label, {"alive": before, "alive after gc": ref() is not None})
+        self.record(label, f"{'alive' if before else 'dead'}, after gc {'alive' if ref() is not None else 'dead'}")
 
     def references(self, label, call, *objects, repeat=20):
         """Record by how much ``repeat`` calls of ``call()`` raise the reference counts of ``objects``.

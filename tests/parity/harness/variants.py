@@ -25,6 +25,15 @@ class Variant:
     active: Callable[[], contextlib.AbstractContextManager] = field(default=contextlib.nullcontext)
 
 
+_TORCH_APPLY = torch.autograd.Function.__dict__["apply"]
+
+
+@contextlib.contextmanager
+def _nothing_installed():
+    assert torch.autograd.Function.__dict__["apply"] is _TORCH_APPLY, "stock has to run with torch's own apply"
+    yield
+
+
 def _stock_api():
     return SimpleNamespace(**{name: getattr(torch.autograd.function, name) for name in NAMES})
 
@@ -42,8 +51,8 @@ def _installed():
     return torch_ext.installed()
 
 
-STOCK = Variant("stock", _stock_api)
+STOCK = Variant("stock", _stock_api, _nothing_installed)
 VARIANTS = {
     variant.name: variant
-    for variant in (STOCK, Variant("ours", _our_api), Variant("installed", _stock_api, _installed))
+    for variant in (STOCK, Variant("ours", _our_api, _nothing_installed), Variant("installed", _stock_api, _installed))
 }
