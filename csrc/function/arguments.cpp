@@ -1,0 +1,219 @@
+#include <function/arguments.h>
+
+#include <compat.h>
+#include <python/error.h>
+#include <python/names.h>
+
+namespace torch_ext {
+
+namespace {
+
+/// Positional arguments and the keyword arguments that are left.
+struct Bound {
+  Arguments positional;
+  Ref keywords; // a dict, or null
+};
+
+Ref to_tuple(PyObject* const* items, Py_ssize_t count) {
+  Ref tuple = checked(PyTuple_New(count));
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyTuple_SET_ITEM(tuple.get(), i, Py_NewRef(items[i]));
+  }
+  return tuple;
+}
+
+Ref to_dict(PyObject* names, PyObject* const* values) {
+  Ref dict = checked(PyDict_New());
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
+    check_status(
+        PyDict_SetItem(dict.get(), PyTuple_GET_ITEM(names, i), values[i]));
+  }
+  return dict;
+}
+
+/// A plain Python function whose code and defaults say all of its signature, or
+/// null. inspect.signature also looks at the two attributes tested here.
+PyFunctionObject* as_plain_function(PyObject* forward) {
+  if (!PyFunction_Check(forward)) {
+    return nullptr;
+  }
+  auto* function = reinterpret_cast<PyFunctionObject*>(forward);
+  PyObject* dict = function->func_dict;
+  if (dict != nullptr && PyDict_GET_SIZE(dict) != 0) {
+    for (PyObject* name : {names.__wrapped__, names.__signature__}) {
+      int found = PyDict_Contains(dict, name);
+      check_status(found);
+      if (found) {
+        return nullptr;
+      }
+    }
+  }
+  return function;
+}
+
+/// Positional arguments bound without inspect.signature, where that is as good:
+/// true, with `tuple` set if default values had to be added.
+bool bind_plain(PyObject* forward, PyObject* const* items, Py_ssize_t count, Ref& tuple) {
+  PyFunctionObject* function = as_plain_function(forward);
+  if (function == nullptr) {
+    return false;
+  }
+  auto* code = reinterpret_cast<PyCodeObject*>(function->func_code);
+  const Py_ssize_t parameters = code->co_argcount;
+  if (code->co_kwonlyargcount != 0) {
+    return false;
+  }
+  if (count >= parameters) {
+    return count == parameters || (code->co_flags & CO_VARARGS) != 0;
+  }
+  PyObject* defaults = function->func_defaults;
+  const Py_ssize_t missing = parameters - count;
+  const Py_ssize_t available =
+      defaults == nullptr ? 0 : PyTuple_GET_SIZE(defaults);
+  if (missing > available) {
+    return false;
+  }
+  tuple = checked(PyTuple_New(parameters));
+  for (Py_ssize_t i = 0; i < parameters; ++i) {
+    PyObject* value = i < count
+        ? items[i]
+        : PyTuple_GET_ITEM(defaults, available - parameters + i);
+    PyTuple_SET_ITEM(tuple.get(), i, Py_NewRef(value));
+  }
+  return true;
+}
+
+/// Whatever the signature is: inspect.signature(forward).bind, defaults applied.
+Bound bind_by_signature(
+    PyObject* forward,
+    PyObject* const* items,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  Ref inspect = checked(PyImport_ImportModule("inspect"));
+  Ref signature = checked(
+      PyObject_CallMethod(inspect.get(), "signature", "O", forward));
+  Ref bind = checked(PyObject_GetAttrString(signature.get(), "bind"));
+  Ref bound = checked(PyObject_Vectorcall(
+      bind.get(), items, static_cast<size_t>(count), keywords));
+  checked(PyObject_CallMethod(bound.get(), "apply_defaults", nullptr));
+  Ref args = checked(PyObject_GetAttrString(bound.get(), "args"));
+  Ref kwargs = checked(PyObject_GetAttrString(bound.get(), "kwargs"));
+  return {Arguments(std::move(args)), std::move(kwargs)};
+}
+
+/// Where the parameter `name` stands among `parameters`, from `first` on; -1
+/// where there is none.
+Py_ssize_t find_parameter(
+    PyObject* parameters,
+    Py_ssize_t first,
+    Py_ssize_t last,
+    PyObject* name) {
+  for (Py_ssize_t i = first; i < last; ++i) {
+    if (PyUnicode_Compare(name, PyTuple_GET_ITEM(parameters, i)) == 0) {
+      return i - first;
+    }
+  }
+  return -1;
+}
+
+/// Puts keyword arguments in their places by the names in forward's code, as
+/// torch does for a forward that takes ctx: gaps are errors, since defaults are
+/// filled in by the call itself.
+Arguments place_keywords(const ClassRecord& record, const Bound& bound) {
+  Ref code_object =
+      checked(PyObject_GetAttr(record.forward.get(), names.__code__));
+  if (!PyCode_Check(code_object.get())) {
+    raise(PyExc_TypeError, "forward().__code__ is not a code object");
+  }
+  auto* code = reinterpret_cast<PyCodeObject*>(code_object.get());
+  Ref parameters = checked(compat::code_varnames(code));
+  const Py_ssize_t first = record.separate_setup ? 0 : 1; // after ctx
+  const Py_ssize_t given = bound.positional.size();
+
+  Py_ssize_t total = given;
+  PyObject* name = nullptr;
+  PyObject* value = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(bound.keywords.get(), &position, &name, &value)) {
+    if (!PyUnicode_Check(name)) {
+      raise(PyExc_TypeError, "keywords must be strings");
+    }
+    const Py_ssize_t place =
+        find_parameter(parameters.get(), first, code->co_argcount, name);
+    if (place < 0) {
+      raise(
+          PyExc_TypeError,
+          "forward() got an unexpected keyword argument '%U'",
+          name);
+    }
+    if (place < given) {
+      raise(
+          PyExc_TypeError,
+          "forward() got multiple values for argument '%U'",
+          name);
+    }
+    total = std::max(total, place + 1);
+  }
+  if (total > code->co_argcount - first) {
+    raise(
+        PyExc_TypeError,
+        "forward() takes %zd positional arguments but %zd were given",
+        code->co_argcount - first,
+        total);
+  }
+
+  Ref tuple = checked(PyTuple_New(total));
+  for (Py_ssize_t i = 0; i < given; ++i) {
+    PyTuple_SET_ITEM(tuple.get(), i, Py_NewRef(bound.positional[i]));
+  }
+  position = 0;
+  while (PyDict_Next(bound.keywords.get(), &position, &name, &value)) {
+    const Py_ssize_t place =
+        find_parameter(parameters.get(), first, code->co_argcount, name);
+    PyTuple_SET_ITEM(tuple.get(), place, Py_NewRef(value));
+  }
+  for (Py_ssize_t i = given; i < total; ++i) {
+    if (PyTuple_GET_ITEM(tuple.get(), i) == nullptr) {
+      raise(
+          PyExc_TypeError,
+          "forward() missing required argument: '%U' (position %zd)",
+          PyTuple_GET_ITEM(parameters.get(), i + first),
+          i);
+    }
+  }
+  return Arguments(std::move(tuple));
+}
+
+} // namespace
+
+Ref Arguments::tuple() const {
+  return tuple_ ? Ref::share(tuple_.get()) : to_tuple(items_, count_);
+}
+
+Arguments bind_arguments(
+    const ClassRecord& record,
+    PyObject* const* items,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  const bool has_keywords =
+      keywords != nullptr && PyTuple_GET_SIZE(keywords) != 0;
+  if (!record.separate_setup) {
+    if (!has_keywords) {
+      return Arguments(items, count);
+    }
+    return place_keywords(
+        record, {Arguments(items, count), to_dict(keywords, items + count)});
+  }
+  Ref tuple;
+  if (!has_keywords && bind_plain(record.forward.get(), items, count, tuple)) {
+    return tuple ? Arguments(std::move(tuple)) : Arguments(items, count);
+  }
+  Bound bound =
+      bind_by_signature(record.forward.get(), items, count, keywords);
+  if (PyDict_GET_SIZE(bound.keywords.get()) == 0) {
+    return std::move(bound.positional);
+  }
+  return place_keywords(record, bound);
+}
+
+} // namespace torch_ext

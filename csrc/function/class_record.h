@@ -1,0 +1,37 @@
+// What apply() needs to know of a Function class.
+#pragma once
+
+#include <python/ref.h>
+
+namespace torch_ext {
+
+/// One Function class as it stands now.
+struct ClassRecord {
+  /// cls.forward.
+  Ref forward;
+  /// The type of ctx, which is the type of grad_fn: a subclass of
+  /// cls._backward_cls, the class that torch made, and of StateType.
+  Ref state_type;
+  /// Whether setup_context is overridden, so that forward takes no ctx.
+  bool separate_setup = false;
+  bool clear_saved_tensors_on_access = false;
+  bool boxed_grads_call = false;
+};
+
+/// Once, at import: learns torch's base classes. False with an exception set.
+bool init_class_records();
+
+/// Reads `cls`. What was read before is used again for as long as the class,
+/// its bases, its metaclass and its backward class are unchanged. Throws what
+/// the lookups raise, and TypeError where `cls` is no Function class.
+ClassRecord read_class(PyObject* cls);
+
+/// Whether `cls` overrides setup_context, as torch.autograd.Function.apply asks.
+/// Throws what the lookup raises.
+bool has_separate_setup(PyObject* cls);
+
+/// torch's backward classes that a state type was made for, as a new list; null
+/// with an exception set.
+PyObject* classes_with_state_type();
+
+} // namespace torch_ext

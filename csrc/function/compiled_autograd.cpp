@@ -1,0 +1,224 @@
+// PyNode as compiled autograd sees it: what makes two nodes the same, and the
+// backward that is recorded in place of being run.
+#include <function/saved.h>
+#include <function/state.h>
+#include <python/error.h>
+#include <python/gil.h>
+#include <python/names.h>
+
+#include <torch/csrc/Device.h>
+#include <torch/csrc/DynamicTypes.h>
+#include <torch/csrc/PyInterpreter.h>
+#include <torch/csrc/Size.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/utils/wrap_outputs.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+
+namespace torch::autograd {
+
+namespace {
+
+using torch_ext::checked;
+using torch_ext::Gil;
+using torch_ext::names;
+using torch_ext::Ref;
+using torch_ext::State;
+using torch_ext::throw_python_error;
+
+Ref to_size(const std::vector<c10::SymInt>& sizes) {
+  Ref size = checked(THPSizeType.tp_alloc(
+      &THPSizeType, static_cast<Py_ssize_t>(sizes.size())));
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    auto concrete = sizes[i].maybe_as_int();
+    PyObject* item = concrete.has_value()
+        ? checked(PyLong_FromLongLong(*concrete)).release()
+        : py::cast(sizes[i]).release().ptr();
+    PyTuple_SET_ITEM(size.get(), static_cast<Py_ssize_t>(i), item);
+  }
+  return size;
+}
+
+/// (layout, device, dtype, size): what a gradient of that input must be like.
+Ref input_metadata_tuple(const VariableInfo& info) {
+  Ref layout = checked(utils::wrap(info.layout));
+  Ref device = checked(THPDevice_New(info.device));
+  Ref dtype = checked(utils::wrap(info.scalar_type));
+  Ref size = to_size(info.size);
+  return checked(
+      PyTuple_Pack(4, layout.get(), device.get(), dtype.get(), size.get()));
+}
+
+/// For each argument of forward its metadata, None where it is no tensor.
+Ref input_metadata_tuples(const THPFunction& function) {
+  const auto& is_tensor = function.is_variable_input;
+  Ref tuples = checked(PyTuple_New(static_cast<Py_ssize_t>(is_tensor.size())));
+  size_t next_tensor = 0;
+  for (size_t i = 0; i < is_tensor.size(); ++i) {
+    Ref item = is_tensor[i]
+        ? input_metadata_tuple(function.input_info.at(next_tensor++))
+        : Ref::share(Py_None);
+    PyTuple_SET_ITEM(tuples.get(), static_cast<Py_ssize_t>(i), item.release());
+  }
+  return tuples;
+}
+
+Ref to_list(const std::vector<size_t>& numbers) {
+  Ref list = checked(PyList_New(static_cast<Py_ssize_t>(numbers.size())));
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    PyList_SET_ITEM(
+        list.get(),
+        static_cast<Py_ssize_t>(i),
+        checked(PyLong_FromSize_t(numbers[i])).release());
+  }
+  return list;
+}
+
+/// ctx.opaque_objects, where ctx has such a sequence.
+std::vector<c10::SafePyObject> opaque_objects(PyObject* ctx) {
+  std::vector<c10::SafePyObject> objects;
+  Ref sequence = Ref::steal(PyObject_GetAttr(ctx, names.opaque_objects));
+  const Py_ssize_t size = sequence ? PySequence_Size(sequence.get()) : -1;
+  if (size < 0) {
+    PyErr_Clear();
+    return objects;
+  }
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    objects.emplace_back(
+        checked(PySequence_GetItem(sequence.get(), i)).release(),
+        getPyInterpreter());
+  }
+  return objects;
+}
+
+/// Reads _compiled_autograd_key: what the Function is, and the sizes that its
+/// node depends on, which go to `symints`.
+size_t read_key(PyObject* ctx, size_t& key_size, std::vector<c10::SymInt>& symints) {
+  Ref key =
+      checked(PyObject_CallMethodNoArgs(ctx, names._compiled_autograd_key));
+  TORCH_CHECK(
+      PyTuple_CheckExact(key.get()),
+      "_compiled_autograd_key should return tuple of ints");
+  const Py_ssize_t size = PyTuple_GET_SIZE(key.get());
+  TORCH_CHECK(size > 0, "_compiled_autograd_key should not be empty");
+  key_size = static_cast<size_t>(size);
+  const Py_ssize_t id = PyLong_AsSsize_t(PyTuple_GET_ITEM(key.get(), 0));
+  if (id < 0) {
+    TORCH_CHECK(PyErr_Occurred(), "key must be positive");
+    throw_python_error();
+  }
+  symints.clear();
+  symints.reserve(key_size - 1);
+  for (Py_ssize_t i = 1; i < size; ++i) {
+    const Py_ssize_t value = PyLong_AsSsize_t(PyTuple_GET_ITEM(key.get(), i));
+    if (value == -1 && PyErr_Occurred()) {
+      throw_python_error();
+    }
+    symints.emplace_back(value);
+  }
+  return static_cast<size_t>(id);
+}
+
+} // namespace
+
+bool PyNode::is_aot_backward() const {
+  Gil gil;
+  return torch_ext::persisting([&] {
+    Ref cls = checked(PyObject_GetAttr(pyobj(), names._forward_cls));
+    return PyObject_HasAttr(cls.get(), names._aot_id) == 1;
+  });
+}
+
+void PyNode::compiled_args(CompiledNodeArgs& args) const {
+  Gil gil;
+  torch_ext::persisting([&] {
+    State& state = *torch_ext::state_of(*this);
+    THPFunction& function = state.base;
+    size_t key_size = 0;
+    args.collect_size(read_key(
+        state.object(), key_size, function.compiled_autograd_symints));
+    args.collect_size(key_size);
+
+    // The sizes that AOTAutograd saves are all dynamic.
+    auto prior =
+        args.set_default_dyn_type(torch::dynamo::autograd::SizeInput::DYNAMIC);
+    args.collect(function.compiled_autograd_symints);
+    args.set_default_dyn_type(prior);
+
+    args.collect(function.saved_variables, /*is_output=*/true);
+    args.collect(function.materialize_grads);
+    args.collect(function.is_variable_input);
+    args.collect(function.needs_input_grad != nullptr || state.input_count >= 0);
+    args.collect(function.materialize_non_diff_grads);
+    args.collect(function.output_info);
+    args.collect(function.input_info);
+
+    std::optional<c10::SafePyObject> backward_state;
+    PyObject* object = function.compiled_autograd_backward_state;
+    if (args.cond(object != nullptr)) {
+      backward_state =
+          c10::SafePyObject(Py_NewRef(object), getPyInterpreter());
+    }
+    args.collect_pynode_objs(
+        this,
+        c10::SafePyObject(Py_NewRef(state.object()), getPyInterpreter()),
+        std::move(backward_state),
+        opaque_objects(state.object()));
+  });
+}
+
+variable_list PyNode::apply_with_saved(
+    const variable_list& inputs,
+    SwapSavedVariables& saved) {
+  THPFunction& function = torch_ext::state_of(*this)->base;
+  saved.before(function.compiled_autograd_symints);
+  saved.before(function.saved_variables);
+  saved.before(function.materialize_non_diff_grads);
+  saved.before(function.output_info);
+  saved.before(function.input_info);
+  variable_list results = apply_with_saved_impl(inputs, saved);
+  saved.after(function.compiled_autograd_symints);
+  saved.after(function.saved_variables);
+  saved.after(function.materialize_non_diff_grads);
+  saved.after(function.output_info);
+  saved.after(function.input_info);
+  return results;
+}
+
+variable_list PyNode::apply_with_saved_impl(
+    const variable_list& inputs,
+    const SwapSavedVariables& saved) {
+  Gil gil;
+  at::OptionalDeviceGuard device;
+  return torch_ext::persisting([&] {
+    State& state = *torch_ext::state_of(*this);
+    Ref gradients = checked(to_py_args(inputs, &device));
+    Ref metadata = input_metadata_tuples(state.base);
+    Ref tensors = torch_ext::unpack_saved(state);
+    const auto [backward_index, state_index, opaque_indices] =
+        saved.retrieve_pynode_objs(this);
+    Ref backward = checked(PyLong_FromSize_t(backward_index));
+    Ref backward_state = Ref::share(Py_None);
+    if (state_index.has_value()) {
+      backward_state = checked(PyLong_FromSize_t(*state_index));
+      Py_CLEAR(state.base.compiled_autograd_backward_state);
+    }
+    Ref opaque = to_list(opaque_indices);
+    Ref result = checked(PyObject_CallMethodObjArgs(
+        saved.get_py_compiler(),
+        names.proxy_call_backward,
+        gradients.get(),
+        metadata.get(),
+        tensors.get(),
+        backward.get(),
+        state.object(),
+        backward_state.get(),
+        opaque.get(),
+        nullptr));
+    if (!PyTuple_Check(result.get())) {
+      result = checked(PyTuple_Pack(1, result.get()));
+    }
+    return to_variable_list(result.get(), state.base.is_variable_input);
+  });
+}
+
+} // namespace torch::autograd

@@ -1,0 +1,111 @@
+// The methods of ctx and grad_fn that are not Python's own (FunctionCtx has the
+// rest).
+#include <function/saved.h>
+#include <function/state.h>
+#include <python/error.h>
+
+#include <torch/csrc/autograd/graph_task.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
+#include <torch/csrc/autograd/python_hook.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/python_numbers.h>
+
+namespace torch_ext {
+
+namespace {
+
+State& as_state(PyObject* object) {
+  return *reinterpret_cast<State*>(object);
+}
+
+PyObject* name(PyObject* self, PyObject*) {
+  HANDLE_TH_ERRORS
+  return PyUnicode_FromString(as_state(self).node().name().c_str());
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* sequence_nr(PyObject* self, PyObject*) {
+  return PyLong_FromUnsignedLongLong(as_state(self).node().sequence_nr());
+}
+
+PyObject* set_sequence_nr(PyObject* self, PyObject* number) {
+  HANDLE_TH_ERRORS
+  as_state(self).node().set_sequence_nr(THPUtils_unpackUInt64(number));
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
+}
+
+/// Lets go of the saved tensors early, unless the running backward was asked to
+/// retain the graph.
+PyObject* maybe_clear_saved_tensors(PyObject* self, PyObject*) {
+  HANDLE_TH_ERRORS
+  if (!torch::autograd::get_current_graph_task_keep_graph()) {
+    as_state(self).node().release_variables();
+  }
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* register_hook(PyObject* self, PyObject* hook) {
+  HANDLE_TH_ERRORS
+  return torch::autograd::registerFunctionHook(as_state(self).node(), hook);
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* register_prehook(PyObject* self, PyObject* hook) {
+  HANDLE_TH_ERRORS
+  return torch::autograd::registerFunctionPreHook(as_state(self).node(), hook);
+  END_HANDLE_TH_ERRORS
+}
+
+/// Tensor.register_hook calls it with itself, its dict of hooks made.
+PyObject* register_hook_dict(PyObject* self, PyObject* tensor) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK(
+      THPVariable_Check(tensor), "_register_hook_dict expected a Tensor");
+  PyObject* hooks = reinterpret_cast<THPVariable*>(tensor)->backward_hooks;
+  TORCH_CHECK(
+      hooks != nullptr && PyDict_Check(hooks),
+      "_register_hook_dict expected a Tensor with a dict of backward hooks; "
+      "use Tensor.register_hook");
+  as_state(self).node().add_tensor_pre_hook(
+      std::make_unique<torch::autograd::PyFunctionTensorPreHook>(
+          hooks, THPVariable_Unpack(tensor).output_nr()));
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* get_compiled_autograd_symints(PyObject* self, PyObject*) {
+  HANDLE_TH_ERRORS
+  const auto& symints = as_state(self).base.compiled_autograd_symints;
+  Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(symints.size())));
+  for (size_t i = 0; i < symints.size(); ++i) {
+    PyTuple_SET_ITEM(
+        tuple.get(),
+        static_cast<Py_ssize_t>(i),
+        py::cast(symints[i]).release().ptr());
+  }
+  return tuple.release();
+  END_HANDLE_TH_ERRORS
+}
+
+} // namespace
+
+PyMethodDef state_methods[] = {
+    {"name", name, METH_NOARGS, nullptr},
+    {"_sequence_nr", sequence_nr, METH_NOARGS, nullptr},
+    {"_set_sequence_nr", set_sequence_nr, METH_O, nullptr},
+    {"maybe_clear_saved_tensors",
+     maybe_clear_saved_tensors,
+     METH_NOARGS,
+     nullptr},
+    {"register_hook", register_hook, METH_O, nullptr},
+    {"register_prehook", register_prehook, METH_O, nullptr},
+    {"_register_hook_dict", register_hook_dict, METH_O, nullptr},
+    {"_get_compiled_autograd_symints",
+     get_compiled_autograd_symints,
+     METH_NOARGS,
+     nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
+} // namespace torch_ext

@@ -1,0 +1,25 @@
+#include <function/modes.h>
+
+#include <ATen/FuncTorchTLS.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+
+namespace torch_ext {
+
+bool functorch_active() {
+  const auto included = c10::impl::tls_local_dispatch_key_set().included_;
+  return included.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
+      included.has(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
+}
+
+void check_single_level_allowed() {
+  if (const auto& functorch = at::functorch::functorchTLSAccessor()) {
+    functorch->checkSupportsSingleLevelAutogradFunction();
+  }
+}
+
+bool tracing() {
+  return torch::jit::tracer::isTracing();
+}
+
+} // namespace torch_ext

@@ -1,0 +1,199 @@
+// PyNode: the graph node of a custom Function, and its way through backward.
+#include <function/saved.h>
+#include <function/state.h>
+#include <python/error.h>
+#include <python/gil.h>
+#include <python/names.h>
+
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace torch::autograd {
+
+namespace {
+
+using torch_ext::checked;
+using torch_ext::Gil;
+using torch_ext::names;
+using torch_ext::NoGil;
+using torch_ext::Ref;
+using torch_ext::State;
+
+/// The gradients that the engine hands over, as Python objects, behind ctx.
+using CallStack = c10::SmallVector<Ref, 8>;
+
+at::Tensor zeros(const VariableInfo& info, at::OptionalDeviceGuard& device) {
+  NoGil no_gil;
+  return info.zeros(device);
+}
+
+/// One gradient as backward gets it: a missing one becomes zeros or None.
+Ref gradient_object(
+    const PyNode& node,
+    const State& state,
+    size_t i,
+    at::Tensor&& gradient,
+    at::OptionalDeviceGuard& device) {
+  const THPFunction& base = state.base;
+  const bool as_it_is = gradient.defined() || !base.materialize_grads ||
+      (node.input_metadata(i).was_default_constructed() &&
+       !base.materialize_non_diff_grads);
+  return checked(
+      as_it_is ? THPVariable_Wrap(std::move(gradient))
+               : THPVariable_Wrap(zeros(base.output_info[i], device)));
+}
+
+/// The results of backward, one for each of forward's arguments, as a tuple.
+/// Trailing Nones beyond them are dropped.
+Ref check_count(const PyNode& node, Ref result, size_t expected) {
+  if (!PyTuple_Check(result.get())) {
+    result = checked(PyTuple_Pack(1, result.get()));
+  }
+  auto count = static_cast<size_t>(PyTuple_GET_SIZE(result.get()));
+  if (count > expected) {
+    bool only_none = true;
+    for (size_t i = expected; i < count; ++i) {
+      only_none &= Py_IsNone(
+          PyTuple_GET_ITEM(result.get(), static_cast<Py_ssize_t>(i)));
+    }
+    if (only_none) {
+      return checked(PyTuple_GetSlice(
+          result.get(), 0, static_cast<Py_ssize_t>(expected)));
+    }
+  }
+  TORCH_CHECK(
+      count == expected,
+      "function ",
+      node.name(),
+      " returned an incorrect number of gradients (expected ",
+      expected,
+      ", got ",
+      count,
+      ")");
+  return result;
+}
+
+/// Calls the attribute `name` of the state with the gradients.
+Ref call_method(PyObject* object, PyObject* name, const CallStack& gradients) {
+  PyObject* method = nullptr;
+  const bool unbound = torch_ext::compat::get_method(object, name, &method);
+  Ref callable = checked(method);
+  c10::SmallVector<PyObject*, 10> stack{nullptr, object};
+  for (const Ref& gradient : gradients) {
+    stack.push_back(gradient.get());
+  }
+  const size_t skip = unbound ? 1 : 2;
+  return checked(PyObject_Vectorcall(
+      callable.get(),
+      stack.data() + skip,
+      (stack.size() - skip) | PY_VECTORCALL_ARGUMENTS_OFFSET,
+      nullptr));
+}
+
+/// The gradients in one list that backward may empty as it goes.
+Ref call_boxed(PyObject* object, CallStack&& gradients) {
+  Ref list = checked(PyList_New(static_cast<Py_ssize_t>(gradients.size())));
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    PyList_SET_ITEM(
+        list.get(), static_cast<Py_ssize_t>(i), gradients[i].release());
+  }
+  CallStack boxed;
+  boxed.push_back(std::move(list));
+  return call_method(object, names.apply_boxed, boxed);
+}
+
+} // namespace
+
+variable_list PyNode::apply(variable_list&& inputs) {
+  Gil gil;
+  at::OptionalDeviceGuard device;
+  return torch_ext::persisting([&] {
+    Ref self = Ref::share(pyobj());
+    State& state = *torch_ext::state_of(*this);
+    CallStack gradients;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      gradients.push_back(
+          gradient_object(*this, state, i, std::move(inputs[i]), device));
+    }
+    // From here on the Python objects alone hold the gradients.
+    inputs.clear();
+    Ref result = state.base.boxed_grads_call
+        ? call_boxed(self.get(), std::move(gradients))
+        : call_method(self.get(), names.apply, gradients);
+    gradients.clear();
+    const std::vector<bool>& is_tensor = state.base.is_variable_input;
+    result = check_count(*this, std::move(result), is_tensor.size());
+    return to_variable_list(result.get(), is_tensor);
+  });
+}
+
+variable_list PyNode::to_variable_list(
+    const PyObject* results,
+    const std::vector<bool>& is_tensor) {
+  variable_list gradients;
+  gradients.reserve(is_tensor.size());
+  const Py_ssize_t count = PyTuple_GET_SIZE(results);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* result = PyTuple_GET_ITEM(results, i);
+    if (!is_tensor[static_cast<size_t>(i)]) {
+      TORCH_CHECK(
+          Py_IsNone(result),
+          "function ",
+          name(),
+          " returned a gradient different than None at position ",
+          i + 1,
+          ", but the corresponding forward input was not a Variable");
+    } else if (Py_IsNone(result)) {
+      gradients.emplace_back();
+    } else {
+      TORCH_CHECK(
+          THPVariable_Check(result),
+          "expected Variable or None (got ",
+          Py_TYPE(result)->tp_name,
+          ")");
+      gradients.push_back(THPVariable_Unpack(result));
+    }
+  }
+  return gradients;
+}
+
+PyObject* PyNode::to_py_args(
+    const variable_list& inputs,
+    at::OptionalDeviceGuard* device) {
+  const State& state = *torch_ext::state_of(*this);
+  Ref arguments = checked(PyTuple_New(static_cast<Py_ssize_t>(inputs.size())));
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    Ref gradient =
+        gradient_object(*this, state, i, at::Tensor(inputs[i]), *device);
+    PyTuple_SET_ITEM(
+        arguments.get(), static_cast<Py_ssize_t>(i), gradient.release());
+  }
+  return arguments.release();
+}
+
+void PyNode::release_variables() {
+  // Runs at the node's end too, maybe after Python's: then what was saved is
+  // left where it is.
+  if (Py_IsInitialized()) {
+    Gil gil;
+    if (State* state = torch_ext::state_of(*this)) {
+      torch_ext::drop_saved(*state);
+      state->base.has_freed_buffers = 1;
+    }
+  }
+}
+
+std::string PyNode::name() const {
+  Gil gil;
+  return Py_TYPE(pyobj())->tp_name;
+}
+
+bool PyNode::is_traceable() {
+  Gil gil;
+  return torch_ext::persisting([&] {
+    Ref cls = checked(PyObject_GetAttr(pyobj(), names._forward_cls));
+    Ref traceable = checked(PyObject_GetAttr(cls.get(), names.is_traceable));
+    return traceable.get() == Py_True;
+  });
+}
+
+} // namespace torch::autograd

@@ -1,0 +1,343 @@
+#include <function/outputs.h>
+
+#include <function/jvp.h>
+#include <python/error.h>
+#include <python/names.h>
+
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace torch_ext {
+
+namespace {
+
+using torch::autograd::CreationMeta;
+using torch::autograd::isDifferentiableType;
+using torch::autograd::Node;
+using torch::autograd::optional_variable_list;
+using torch::autograd::variable_list;
+namespace impl = torch::autograd::impl;
+
+/// Tensors that ctx was told about, by identity.
+using Marked = std::unordered_set<at::TensorImpl*>;
+
+Marked take_non_differentiable(State& state) {
+  Marked marked;
+  Ref tuple =
+      Ref::steal(std::exchange(state.base.non_differentiable, nullptr));
+  if (!tuple) {
+    return marked;
+  }
+  TORCH_CHECK(
+      PyTuple_Check(tuple.get()),
+      "autograd internal error: non_differentiable attribute is expected to be a tuple but is ",
+      Py_TYPE(tuple.get())->tp_name);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
+    TORCH_CHECK(
+        THPVariable_Check(item),
+        "mark_non_differentiable only accepts variable arguments, but got ",
+        Py_TYPE(item)->tp_name);
+    marked.insert(THPVariable_Unpack(item).unsafeGetTensorImpl());
+  }
+  return marked;
+}
+
+/// Also counts the modification of each tensor.
+Marked take_dirty(State& state) {
+  Marked marked;
+  Ref tuple = Ref::steal(std::exchange(state.base.dirty_tensors, nullptr));
+  if (!tuple) {
+    return marked;
+  }
+  TORCH_CHECK(
+      PyTuple_Check(tuple.get()),
+      "autograd internal error: dirty_tensors attribute is expected to be a tuple but is ",
+      Py_TYPE(tuple.get())->tp_name);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
+    TORCH_CHECK(
+        THPVariable_Check(item),
+        "mark_dirty can only accept variables, but argument ",
+        i,
+        " is of type ",
+        Py_TYPE(item)->tp_name);
+    const at::Tensor& tensor = THPVariable_Unpack(item);
+    marked.insert(tensor.unsafeGetTensorImpl());
+    impl::bump_version(tensor);
+  }
+  return marked;
+}
+
+void insert_tensors(Marked& marked, PyObject* const* begin, PyObject* const* end) {
+  for (PyObject* const* item = begin; item != end; ++item) {
+    if (THPVariable_Check(*item)) {
+      marked.insert(THPVariable_Unpack(*item).unsafeGetTensorImpl());
+    }
+  }
+}
+
+/// The tensors that setup_context saved: it saw forward's own outputs, so an
+/// input among them must not become another tensor on its way out.
+Marked saved_by_setup_context(const State& state, const TensorsToSave& to_save) {
+  Marked marked;
+  if (PyObject* tuple = state.base.saved_for_forward) {
+    TORCH_CHECK(
+        PyTuple_Check(tuple),
+        "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ",
+        Py_TYPE(tuple)->tp_name);
+    insert_tensors(
+        marked,
+        PySequence_Fast_ITEMS(tuple),
+        PySequence_Fast_ITEMS(tuple) + PyTuple_GET_SIZE(tuple));
+  }
+  insert_tensors(marked, to_save.begin(), to_save.end());
+  return marked;
+}
+
+at::Tensor view_as_self_by_python(const at::Tensor& tensor) {
+  Ref object = checked(THPVariable_Wrap(tensor));
+  Ref view = checked(PyObject_CallMethodObjArgs(
+      object.get(), names.view_as, object.get(), nullptr));
+  TORCH_CHECK_TYPE(
+      THPVariable_Check(view.get()),
+      "view_as of an output of type ",
+      Py_TYPE(object.get())->tp_name,
+      " must return a Tensor, got ",
+      Py_TYPE(view.get())->tp_name);
+  return THPVariable_Unpack(view.get());
+}
+
+/// Whether tensor.view_as(tensor) in Python would come straight to ATen: a
+/// plain tensor, no mode that watches, the method torch's own.
+bool has_plain_view_as(PyObject* object) {
+  static PyObject* const view_as = compat::type_lookup(
+      reinterpret_cast<PyTypeObject*>(THPVariableClass), names.view_as);
+  return THPVariable_CheckExact(object) &&
+      !at::impl::torch_function_mode_enabled() &&
+      compat::type_lookup(Py_TYPE(object), names.view_as) == view_as;
+}
+
+/// An input that is returned as it is becomes a view of itself, made as if in
+/// forward, so that it can have a grad_fn of its own.
+at::Tensor view_as_self(PyObject* object) {
+  at::AutoFwGradMode no_tangents(false);
+  at::AutoGradMode no_grad(false);
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  return has_plain_view_as(object) ? tensor.view_as(tensor)
+                                   : view_as_self_by_python(tensor);
+}
+
+/// One call's outputs on their way into the graph.
+class Wrapping {
+ public:
+  Wrapping(
+      State& state,
+      const Inputs& inputs,
+      PyObject* raw_outputs,
+      const TensorsToSave& to_save,
+      bool separate_setup)
+      : state_(state),
+        inputs_(inputs),
+        raw_(raw_outputs),
+        count_(PyTuple_GET_SIZE(raw_outputs)),
+        executable_(inputs.executable),
+        non_differentiable_(take_non_differentiable(state)),
+        dirty_(take_dirty(state)) {
+    if (separate_setup) {
+      saved_by_setup_ = saved_by_setup_context(state, to_save);
+    }
+  }
+
+  Ref run() {
+    outputs_ = checked(PyTuple_New(count_));
+    if (executable_) {
+      state_.base.output_info.clear();
+      state_.base.output_info.reserve(static_cast<size_t>(count_));
+    }
+    if (is_common_case()) {
+      wrap_here();
+    } else {
+      wrap_by_torch();
+    }
+    return std::move(outputs_);
+  }
+
+ private:
+  /// In-place changes, tangents and pure views are torch's to check, and so is
+  /// the error of saving in setup_context an input that is returned as it is.
+  bool is_common_case() const {
+    if (!dirty_.empty() || inputs_.has_tangent || state_.base.pure_view) {
+      return false;
+    }
+    for (Py_ssize_t i = 0; i < count_ && !saved_by_setup_.empty(); ++i) {
+      PyObject* raw = PyTuple_GET_ITEM(raw_, i);
+      if (THPVariable_Check(raw)) {
+        const at::Tensor& tensor = THPVariable_Unpack(raw);
+        if (inputs_.contains(tensor) &&
+            saved_by_setup_.count(tensor.unsafeGetTensorImpl()) != 0) {
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  bool is_differentiable(const at::Tensor& tensor) const {
+    return non_differentiable_.count(tensor.unsafeGetTensorImpl()) == 0 &&
+        isDifferentiableType(tensor.scalar_type());
+  }
+
+  /// Stores an output that is `tensor` now and was `raw`, and what backward
+  /// needs to make a zero gradient for it.
+  void store(Py_ssize_t i, PyObject* raw, const at::Tensor& tensor) {
+    if (executable_) {
+      // Nested tensors can't be made from sizes alone.
+      const bool by_zeros_like =
+          count_ > 1 && tensor.is_nested() && is_differentiable(tensor);
+      state_.base.output_info.emplace_back(tensor, by_zeros_like);
+    }
+    PyObject* output = tensor.is_same(THPVariable_Unpack(raw))
+        ? Py_NewRef(raw)
+        : checked(THPVariable_Wrap(tensor)).release();
+    PyTuple_SET_ITEM(outputs_.get(), i, output);
+  }
+
+  void store_other(Py_ssize_t i, PyObject* raw) {
+    if (executable_) {
+      state_.base.output_info.emplace_back();
+    }
+    PyTuple_SET_ITEM(outputs_.get(), i, Py_NewRef(raw));
+  }
+
+  void wrap_here();
+  at::Tensor wrap_tensor(Py_ssize_t i, PyObject* raw, bool differentiable);
+  void wrap_by_torch();
+
+  State& state_;
+  const Inputs& inputs_;
+  PyObject* raw_;
+  Py_ssize_t count_;
+  bool executable_;
+  Marked non_differentiable_;
+  Marked dirty_;
+  Marked saved_by_setup_;
+  Ref outputs_;
+};
+
+/// The common case: nothing was modified in place and no input has a tangent.
+void Wrapping::wrap_here() {
+  int differentiable_outputs = 0;
+  for (Py_ssize_t i = 0; i < count_; ++i) {
+    PyObject* raw = PyTuple_GET_ITEM(raw_, i);
+    if (!THPVariable_Check(raw)) {
+      if (executable_) {
+        state_.node().add_input_metadata(Node::undefined_input());
+      }
+      store_other(i, raw);
+      continue;
+    }
+    const bool differentiable =
+        executable_ && is_differentiable(THPVariable_Unpack(raw));
+    differentiable_outputs += differentiable;
+    store(i, raw, wrap_tensor(i, raw, differentiable));
+  }
+  if (differentiable_outputs < 2) {
+    return;
+  }
+  // Autograd can't rebase the history of one output among several.
+  for (Py_ssize_t i = 0; i < count_; ++i) {
+    PyObject* output = PyTuple_GET_ITEM(outputs_.get(), i);
+    if (THPVariable_Check(output)) {
+      auto* view = impl::get_view_autograd_meta(THPVariable_Unpack(output));
+      if (view != nullptr && view->has_bw_view()) {
+        view->set_creation_meta(CreationMeta::MULTI_OUTPUT_NODE);
+      }
+    }
+  }
+}
+
+at::Tensor Wrapping::wrap_tensor(
+    Py_ssize_t i,
+    PyObject* raw,
+    bool differentiable) {
+  at::Tensor tensor = THPVariable_Unpack(raw);
+  const bool is_input = inputs_.contains(tensor);
+  if (executable_) {
+    if (differentiable) {
+      state_.node().add_input_metadata(tensor);
+    } else {
+      state_.node().add_input_metadata(Node::undefined_input());
+    }
+  }
+  if (differentiable || !tensor.requires_grad()) {
+    if (is_input) {
+      tensor = view_as_self(raw);
+    }
+    if (differentiable) {
+      impl::set_gradient_edge(
+          tensor, {state_.base.cdata, static_cast<uint32_t>(i)});
+    }
+  } else if (is_input) {
+    // An alias, so that the caller's tensor keeps its requires_grad.
+    tensor = tensor.detach();
+  } else if (!tensor.is_view()) {
+    tensor.detach_();
+  }
+  if (tensor.is_view()) {
+    impl::get_view_autograd_meta(tensor)->set_creation_meta(
+        CreationMeta::IN_CUSTOM_FUNCTION);
+  }
+  return tensor;
+}
+
+void Wrapping::wrap_by_torch() {
+  variable_list inputs;
+  inputs.reserve(inputs_.tensors.size());
+  for (const at::Tensor* input : inputs_.tensors) {
+    inputs.push_back(*input);
+  }
+  optional_variable_list raw;
+  raw.reserve(static_cast<size_t>(count_));
+  for (Py_ssize_t i = 0; i < count_; ++i) {
+    PyObject* item = PyTuple_GET_ITEM(raw_, i);
+    raw.emplace_back();
+    if (THPVariable_Check(item)) {
+      raw.back() = THPVariable_Unpack(item);
+    }
+  }
+  optional_variable_list wrapped = compat::wrap_outputs(
+      inputs,
+      non_differentiable_,
+      dirty_,
+      raw,
+      executable_ ? state_.base.cdata : compat::NodePtr(),
+      [this](const variable_list& primals, const variable_list& tangents) {
+        return call_jvp(state_, primals, tangents);
+      },
+      saved_by_setup_,
+      view_as_self_by_python,
+      state_.base.pure_view);
+  for (Py_ssize_t i = 0; i < count_; ++i) {
+    PyObject* item = PyTuple_GET_ITEM(raw_, i);
+    const auto& output = wrapped[static_cast<size_t>(i)];
+    if (output.has_value()) {
+      store(i, item, *output);
+    } else {
+      store_other(i, item);
+    }
+  }
+}
+
+} // namespace
+
+Ref wrap_outputs(
+    State& state,
+    const Inputs& inputs,
+    PyObject* raw_outputs,
+    const TensorsToSave& to_save,
+    bool separate_setup) {
+  return Wrapping(state, inputs, raw_outputs, to_save, separate_setup).run();
+}
+
+} // namespace torch_ext

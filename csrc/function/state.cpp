@@ -1,0 +1,193 @@
+// Life and death of the state object: allocation, garbage collection, the end.
+#include <function/state.h>
+
+#include <python/error.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <new>
+
+namespace torch_ext {
+
+namespace {
+
+using torch::autograd::SavedVariable;
+using torch::autograd::VariableInfo;
+
+State* as_state(PyObject* object) {
+  return reinterpret_cast<State*>(object);
+}
+
+PyObject* state_new(PyTypeObject* type, PyObject*, PyObject*) {
+  PyObject* object = type->tp_alloc(type, 0);
+  if (object == nullptr) {
+    return nullptr;
+  }
+  HANDLE_TH_ERRORS
+  // tp_alloc zeroes the memory; members whose zero is not their start follow.
+  auto* state = as_state(object);
+  THPFunction& base = state->base;
+  new (&base.compiled_autograd_symints) std::vector<c10::SymInt>();
+  new (&base.output_info) std::vector<VariableInfo>();
+  new (&base.input_info) std::vector<VariableInfo>();
+  new (&base.saved_variables) std::vector<SavedVariable>();
+  new (&base.is_variable_input) std::vector<bool>();
+  new (&base.cdata) compat::NodePtr();
+  new (&state->retired) std::vector<std::vector<SavedVariable>>();
+  base.materialize_grads = true;
+  base.materialize_non_diff_grads = true;
+  state->input_count = -1;
+  try {
+    base.cdata = compat::make_py_node(object);
+  } catch (...) {
+    Py_DECREF(object); // state_dealloc copes with a missing node
+    throw;
+  }
+  return object;
+  END_HANDLE_TH_ERRORS
+}
+
+/// Visits the tensor in `saved` where the Python object behind it lives by this
+/// SavedVariable alone: then the reference that C++ holds on it is ours.
+int traverse_saved(const SavedVariable& saved, visitproc visit, void* arg) {
+  if (saved.has_hooks()) {
+    return 0;
+  }
+  std::optional<at::Tensor> data = saved.get_raw_data();
+  if (!data || !data->defined()) {
+    return 0;
+  }
+  // The Python object's own, the saved variable's, and that of `data`.
+  constexpr size_t kOnlySavedHere = 3;
+  PyObject* object = data->unsafeGetTensorImpl()->pyobj_slot()->load_pyobj();
+  if (object != nullptr && data->use_count() == kOnlySavedHere) {
+    Py_VISIT(object);
+  }
+  return 0;
+}
+
+int state_traverse(PyObject* object, visitproc visit, void* arg) {
+  THPFunction& base = as_state(object)->base;
+  Py_VISIT(base.needs_input_grad);
+  Py_VISIT(base.to_save);
+  Py_VISIT(base.non_differentiable);
+  Py_VISIT(base.dirty_tensors);
+  Py_VISIT(base.compiled_autograd_backward_state);
+  Py_VISIT(base.saved_for_forward);
+  for (const SavedVariable& saved : base.saved_variables) {
+    if (int status = traverse_saved(saved, visit, arg)) {
+      return status;
+    }
+  }
+  // Half-built objects are reached too.
+  return base.cdata ? torch::autograd::traverse_node(base.cdata, visit, arg) : 0;
+}
+
+int state_clear(PyObject* object) {
+  THPFunction& base = as_state(object)->base;
+  Py_CLEAR(base.needs_input_grad);
+  Py_CLEAR(base.to_save);
+  Py_CLEAR(base.non_differentiable);
+  Py_CLEAR(base.dirty_tensors);
+  Py_CLEAR(base.compiled_autograd_backward_state);
+  Py_CLEAR(base.saved_for_forward);
+  return 0;
+}
+
+void state_dealloc(PyObject* object) {
+  PyObject_GC_UnTrack(object);
+  state_clear(object);
+  auto* state = as_state(object);
+  THPFunction& base = state->base;
+  if (base.cdata) {
+    compat::forget_py_object(base.cdata, object);
+  }
+  // The node goes first: hooks and edges may refer to what is saved.
+  using compat::NodePtr;
+  base.cdata.~NodePtr();
+  state->retired.~vector();
+  base.is_variable_input.~vector();
+  base.saved_variables.~vector();
+  base.input_info.~vector();
+  base.output_info.~vector();
+  base.compiled_autograd_symints.~vector();
+  Py_TYPE(object)->tp_free(object);
+}
+
+} // namespace
+
+PyObject* new_state(PyTypeObject* type) {
+  // What type() does, less the argument tuples, unless a class on the way has
+  // an __init__ or __new__ of its own.
+  if (type->tp_new == state_new && type->tp_init == PyBaseObject_Type.tp_init &&
+      Py_TYPE(type)->tp_call == PyType_Type.tp_call) {
+    return state_new(type, nullptr, nullptr);
+  }
+  PyObject* object = PyObject_CallNoArgs(reinterpret_cast<PyObject*>(type));
+  if (object != nullptr && !is_state_type(Py_TYPE(object))) {
+    PyErr_Format(
+        PyExc_TypeError,
+        "%s() must return a grad_fn, got an object of type %s",
+        type->tp_name,
+        Py_TYPE(object)->tp_name);
+    Py_CLEAR(object);
+  }
+  return object;
+}
+
+void drop_saved(State& state) {
+  // Moved out first: what a tensor's end runs may look at this state.
+  std::vector<SavedVariable> saved;
+  saved.swap(state.base.saved_variables);
+  if (state.unpacking == 0) {
+    for (auto& variable : saved) {
+      variable = SavedVariable();
+    }
+  }
+  if (state.unpacking != 0 || state.raw_saved_shown) {
+    state.retired.push_back(std::move(saved));
+  }
+}
+
+PyObject* needs_input_grad(State& state) {
+  if (state.base.needs_input_grad != nullptr) {
+    return Py_NewRef(state.base.needs_input_grad);
+  }
+  if (state.input_count < 0) {
+    Py_RETURN_NONE;
+  }
+  PyObject* tuple = PyTuple_New(state.input_count);
+  if (tuple == nullptr) {
+    return nullptr;
+  }
+  for (Py_ssize_t i = 0; i < state.input_count; ++i) {
+    bool needed = state.needs_input_grad >> i & 1;
+    PyTuple_SET_ITEM(tuple, i, Py_NewRef(needed ? Py_True : Py_False));
+  }
+  state.base.needs_input_grad = tuple;
+  return Py_NewRef(tuple);
+}
+
+PyTypeObject StateType{};
+
+bool init_state_type() {
+  if (StateType.tp_dict != nullptr) {
+    return true;
+  }
+  Py_SET_REFCNT(reinterpret_cast<PyObject*>(&StateType), 1);
+  // torch's own name: Python puts it into the messages of attribute errors.
+  StateType.tp_name = THPFunctionType.tp_name;
+  StateType.tp_basicsize = sizeof(State);
+  StateType.tp_flags =
+      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC;
+  StateType.tp_base = &THPFunctionType;
+  StateType.tp_new = state_new;
+  StateType.tp_dealloc = state_dealloc;
+  StateType.tp_traverse = state_traverse;
+  StateType.tp_clear = state_clear;
+  StateType.tp_getset = state_attributes;
+  StateType.tp_methods = state_methods;
+  return PyType_Ready(&StateType) == 0;
+}
+
+} // namespace torch_ext

@@ -1,0 +1,64 @@
+// The Python object behind ctx and grad_fn.
+#pragma once
+
+#include <compat.h>
+
+namespace torch_ext {
+
+/// Instances of torch_ext._C.FunctionState. torch's own struct comes first, so
+/// that every cast in libtorch_python stays valid; ours follows.
+///
+/// Ownership: the state owns its node (base.cdata). The node refers back
+/// without owning, and torch keeps the state alive while C++ holds the node.
+struct State {
+  THPFunction base;
+
+  /// needs_input_grad as bits, until somebody asks for the tuple; -1 in
+  /// `input_count` says that there are none and base.needs_input_grad counts.
+  uint64_t needs_input_grad;
+  Py_ssize_t input_count;
+
+  /// Saved variables whose storage somebody may still look at: while an unpack
+  /// hook runs (`unpacking` counts), or since _raw_saved_tensors showed them.
+  std::vector<std::vector<torch::autograd::SavedVariable>> retired;
+  uint32_t unpacking;
+  bool raw_saved_shown;
+
+  PyObject* object() {
+    return reinterpret_cast<PyObject*>(this);
+  }
+  torch::autograd::Node& node() {
+    return *base.cdata;
+  }
+};
+
+extern PyTypeObject StateType;
+
+inline bool is_state_type(PyTypeObject* type) {
+  return PyType_IsSubtype(type, &StateType) != 0;
+}
+
+/// The state of a node of ours; null once the state is being deallocated.
+inline State* state_of(const torch::autograd::PyNode& node) {
+  return reinterpret_cast<State*>(node.pyobj());
+}
+
+/// Makes an instance of `type`, a subclass of StateType, as type() would.
+/// A new reference; null with an exception set.
+PyObject* new_state(PyTypeObject* type);
+
+/// The tuple of bools, made on first use: a new reference (None where there is
+/// none), or null with an exception set.
+PyObject* needs_input_grad(State& state);
+
+/// Drops what was saved for backward. Needs the GIL.
+void drop_saved(State& state);
+
+/// Makes StateType ready. False with an exception set.
+bool init_state_type();
+
+// The tables of StateType (attributes.cpp and methods.cpp).
+extern PyGetSetDef state_attributes[];
+extern PyMethodDef state_methods[];
+
+} // namespace torch_ext

@@ -1,0 +1,70 @@
+// torch_ext._C: what Python can call, and nothing else.
+#include <function/apply.h>
+#include <function/class_record.h>
+#include <function/state.h>
+#include <python/names.h>
+#include <python/ref.h>
+
+namespace {
+
+PyDoc_STRVAR(
+    apply_doc,
+    "apply(cls, /, *args, **kwargs)\n--\n\n"
+    "Calls the custom Function `cls` on the arguments; its results are part of\n"
+    "the graph.");
+
+PyDoc_STRVAR(
+    classes_doc,
+    "classes_with_state_type()\n--\n\n"
+    "torch's backward classes that have been given a subclass of torch_ext's.");
+
+PyObject* classes_with_state_type(PyObject*, PyObject*) {
+  return torch_ext::classes_with_state_type();
+}
+
+PyMethodDef methods[] = {
+    {"apply",
+     reinterpret_cast<PyCFunction>(
+         reinterpret_cast<void (*)()>(torch_ext::apply)),
+     METH_FASTCALL | METH_KEYWORDS,
+     apply_doc},
+    {"classes_with_state_type",
+     classes_with_state_type,
+     METH_NOARGS,
+     classes_doc},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    "torch_ext._C",
+    PyDoc_STR("The C++ part of torch_ext."),
+    -1,
+    methods,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr};
+
+#define TORCH_EXT_CONCAT_(a, b) a##b
+#define TORCH_EXT_CONCAT(a, b) TORCH_EXT_CONCAT_(a, b)
+
+} // namespace
+
+PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
+  using torch_ext::Ref;
+  if (!torch_ext::init_names() || !torch_ext::init_state_type() ||
+      !torch_ext::init_class_records() || !torch_ext::init_apply()) {
+    return nullptr;
+  }
+  Ref module = Ref::steal(PyModule_Create(&definition));
+  if (!module ||
+      PyModule_AddObjectRef(
+          module.get(),
+          "FunctionState",
+          reinterpret_cast<PyObject*>(&torch_ext::StateType)) < 0 ||
+      PyModule_AddStringConstant(
+          module.get(), "torch_version", TORCH_VERSION) < 0) {
+    return nullptr;
+  }
+  return module.release();
+}

@@ -1,0 +1,47 @@
+// The attribute names that are looked up on every call, interned once.
+#pragma once
+
+#include <torch/csrc/python_headers.h>
+
+namespace torch_ext {
+
+#define TORCH_EXT_NAMES(X)              \
+  X(apply)                              \
+  X(apply_boxed)                        \
+  X(apply_jvp)                          \
+  X(backward)                           \
+  X(boxed_grads_call)                   \
+  X(clear_saved_tensors_on_access)      \
+  X(forward)                            \
+  X(is_traceable)                       \
+  X(opaque_objects)                     \
+  X(proxy_call_backward)                \
+  X(setup_context)                      \
+  X(unwrap_if_dead)                     \
+  X(view_as)                            \
+  X(vjp)                                \
+  X(_aot_id)                            \
+  X(_backward_cls)                      \
+  X(_compiled_autograd_key)             \
+  X(_forward_cls)                       \
+  X(_get_user_fn)                       \
+  X(_torch_ext_state_type)              \
+  X(__code__)                           \
+  X(__module__)                         \
+  X(__qualname__)                       \
+  X(__signature__)                      \
+  X(__wrapped__)
+
+/// Interned strings, immortal from init_names() on.
+struct Names {
+#define TORCH_EXT_DECLARE(name) PyObject* name = nullptr;
+  TORCH_EXT_NAMES(TORCH_EXT_DECLARE)
+#undef TORCH_EXT_DECLARE
+};
+
+extern Names names;
+
+/// Fills `names`. False with an exception set where that fails.
+bool init_names();
+
+} // namespace torch_ext

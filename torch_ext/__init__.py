@@ -1,0 +1,42 @@
+"""A drop-in for ``torch.autograd.Function``, rebuilt outside PyTorch.
+
+``torch_ext.install()`` runs every custom Function of the process on it;
+``torch_ext.Function`` is the base class for those that should use it alone.
+"""
+
+from ._loader import load
+
+_C = load()
+
+__version__ = "0.1.0"
+
+from torch.autograd.function import (  # noqa: E402
+    FunctionCtx,
+    InplaceFunction,
+    NestedIOFunction,
+    once_differentiable,
+)
+
+from ._install import (  # noqa: E402
+    accelerate,
+    install,
+    installed,
+    is_installed,
+    uninstall,
+)
+from .function import Function  # noqa: E402
+
+__all__ = [
+    "Function",
+    "FunctionCtx",
+    "InplaceFunction",
+    "NestedIOFunction",
+    "__version__",
+    "accelerate",
+    "install",
+    "installed",
+    "is_installed",
+    "load",
+    "once_differentiable",
+    "uninstall",
+]

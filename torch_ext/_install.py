@@ -1,0 +1,118 @@
+"""Putting torch_ext in the place of what torch has, and taking it back."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+
+from . import _C
+
+_FunctionT = TypeVar("_FunctionT", bound=type[torch.autograd.Function])
+
+_lock = threading.RLock()
+# What torch.autograd.Function had as its apply before install(); None otherwise.
+_torch_apply: classmethod | None = None
+
+
+def install() -> None:
+    """Makes every custom Function of the process run on torch_ext.
+
+    Replaces ``torch.autograd.Function.apply``, and with it the call of every
+    subclass, defined before or after, torch's own included. A class that has an
+    ``apply`` of its own keeps it. A bound method taken earlier
+    (``f = MyFn.apply``) still leads to torch's own.
+
+    Does nothing where it is installed already. Thread safe: a call that runs
+    meanwhile ends as it began.
+    """
+    global _torch_apply
+    with _lock:
+        if _torch_apply is None:
+            _torch_apply = torch.autograd.Function.__dict__["apply"]
+            torch.autograd.Function.apply = classmethod(_C.apply)
+
+
+def uninstall() -> None:
+    """Takes back what :func:`install` did.
+
+    ``torch.autograd.Function`` has the very ``apply`` that it had. Nodes made
+    before run on. Does nothing where torch_ext isn't installed. Thread safe.
+    """
+    global _torch_apply
+    with _lock:
+        if _torch_apply is not None:
+            torch.autograd.Function.apply = _torch_apply
+            _torch_apply = None
+            _forget_state_types()
+
+
+def is_installed() -> bool:
+    """Whether :func:`install` is in force."""
+    return _torch_apply is not None
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """A context in which torch_ext is installed, for all threads.
+
+    Leaves it installed where it was so before. Can be nested.
+    """
+    with _lock:
+        before = is_installed()
+        install()
+    try:
+        yield
+    finally:
+        if not before:
+            uninstall()
+
+
+def accelerate(cls: _FunctionT) -> _FunctionT:
+    """Makes one existing Function, and its subclasses, run on torch_ext.
+
+    Usable as a class decorator. Other classes are left alone.
+
+    Args:
+        cls: a subclass of ``torch.autograd.Function``.
+
+    Returns:
+        ``cls``.
+
+    Raises:
+        TypeError: ``cls`` is no such class, or is ``torch.autograd.Function``
+            itself (which :func:`install` is for), or has an ``apply`` of its own.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, torch.autograd.Function)):
+        raise TypeError(
+            "accelerate() takes a subclass of torch.autograd.Function, "
+            f"got {cls!r}"
+        )
+    if cls is torch.autograd.Function:
+        raise TypeError(
+            "accelerate() takes one custom Function; to run all of them on "
+            "torch_ext, torch.autograd.Function itself, use torch_ext.install()"
+        )
+    with _lock:
+        theirs = _torch_apply or torch.autograd.Function.__dict__["apply"]
+        function = getattr(cls.apply, "__func__", cls.apply)
+        if function is not _C.apply and function is not theirs.__func__:
+            raise TypeError(
+                f"{cls.__qualname__} has an apply of its own, which accelerate() "
+                "would hide; accelerate the class whose apply that calls instead"
+            )
+        # Also where install() is in force, which may be taken back.
+        if getattr(vars(cls).get("apply"), "__func__", None) is not _C.apply:
+            cls.apply = classmethod(_C.apply)
+    return cls
+
+
+def _forget_state_types() -> None:
+    """Removes what the first call of a class left on its backward class, but for
+    the classes that go on running on torch_ext."""
+    for backward_cls in _C.classes_with_state_type():
+        method = getattr(backward_cls._forward_cls, "apply", None)
+        if getattr(method, "__func__", None) is not _C.apply:
+            if "_torch_ext_state_type" in vars(backward_cls):
+                del backward_cls._torch_ext_state_type
