@@ -1,6 +1,7 @@
 """Options and fixtures that all tests share."""
 
 import gc
+import warnings
 
 import pytest
 import torch
@@ -34,7 +35,16 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("variant", metafunc.config.getoption("variant") or VARIANTS)
 
 
+def _load_what_torch_loads_on_first_use():
+    # Its warnings and classes would show in the first run of a scenario and not in the second.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autograd.forward_ad.dual_level():
+            torch.autograd.forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+
+
 def pytest_collection_finish(session):
+    _load_what_torch_loads_on_first_use()
     # Scenarios collect garbage many times: keep torch's own modules out of each pass.
     gc.collect()
     gc.freeze()
