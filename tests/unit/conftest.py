@@ -1,0 +1,148 @@
+"""A small checkout of torch_ext, whose extension compiles in a second."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+MODULE_CPP = """
+#include <Python.h>
+#include <compat.h>
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "torch_ext._C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+
+PyMODINIT_FUNC PyInit__C() {
+  PyObject* module = PyModule_Create(&definition);
+  PyModule_AddIntConstant(module, "answer", ANSWER);
+  return module;
+}
+"""
+
+# Notes each compilation, and waits while there is a file named "block".
+COMPILER = """#!/bin/sh
+case " $* " in
+  *" -c "*)
+    echo compiled >> "{folder}/compilations"
+    while [ -e "{folder}/block" ]; do sleep 0.05; done ;;
+esac
+exec c++ "$@"
+"""
+
+
+class Checkout:
+    """The project's own build files around a C++ module of a few lines.
+
+    Attributes:
+        root: the checkout.
+        cache: where it keeps what it compiles on import.
+    """
+
+    def __init__(self, folder):
+        self.root = folder / "checkout"
+        self.cache = folder / "cache"
+        self.tools = folder / "tools"
+        for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
+            self.write(name, (REPOSITORY / name).read_text())
+        for name in ("_build.py", "_jit.py", "_loader.py", "py.typed"):
+            self.write(f"torch_ext/{name}", (REPOSITORY / "torch_ext" / name).read_text())
+        self.write("torch_ext/__init__.py", '__version__ = "1.2.3"\nfrom ._loader import load\n_C = load()\n')
+        self.write("README.md", "")
+        self.write("csrc/module.cpp", MODULE_CPP)
+        self.set_answer(42)
+        self.tools.mkdir()
+        self.compiler = self.tools / "g++-noting"
+        self.compiler.write_text(COMPILER.format(folder=self.tools))
+        self.compiler.chmod(0o755)
+
+    def write(self, name, text):
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def set_answer(self, number):
+        """Changes the header, and with it what the compiled module says."""
+        self.write("csrc/compat.h", f"#pragma once\n#define ANSWER {number}\n")
+
+    def start(self, code, python=sys.executable, **environment):
+        """Starts ``python -c code`` outside the checkout, which it can import from."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("TORCH_EXT")}
+        return subprocess.Popen(
+            [python, "-c", code],
+            cwd=self.tools,
+            env={
+                **inherited,
+                "PYTHONPATH": str(self.root),
+                "TORCH_EXT_CACHE": str(self.cache),
+                "CXX": str(self.compiler),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, code="import torch_ext; print(torch_ext._C.answer)", **environment):
+        """Runs ``code`` to its end and returns (stdout, stderr); fails where it fails."""
+        process = self.start(code, **environment)
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        return output, errors
+
+    def import_error(self, before="", **environment):
+        """The message of the ImportError that importing torch_ext raises, after the code ``before``."""
+        code = f"{before}\ntry:\n    import torch_ext\nexcept ImportError as error:\n    print(error)\nelse:\n    1 / 0"
+        return self.run(code, **environment)[0]
+
+    def build_in_place(self):
+        """Builds ahead of time, beside the package."""
+        subprocess.run(
+            [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+            cwd=self.root, check=True, capture_output=True,
+        )
+        (extension,) = (self.root / "torch_ext").glob("_C.*.so")
+        return extension
+
+    def compilations(self):
+        """How many source files were compiled with ``compiler``."""
+        notes = self.tools / "compilations"
+        return len(notes.read_text().splitlines()) if notes.exists() else 0
+
+    def block_compiler(self):
+        (self.tools / "block").touch()
+
+    def unblock_compiler(self):
+        (self.tools / "block").unlink()
+
+    def wait_until_compiling(self, process):
+        while self.compilations() == 0:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_checkout(tmp_path_factory):
+    """For tests that change nothing in it."""
+    return Checkout(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def path_without_ninja(tmp_path):
+    """A PATH on which there is a compiler and no ninja."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    for program in ("c++", "g++", "as", "ld", "sh", "sleep"):
+        if shutil.which(program):
+            (folder / program).symlink_to(shutil.which(program))
+    return str(folder)

@@ -1,0 +1,238 @@
+"""Finding, compiling and loading the extension, each in processes of their own."""
+
+import json
+import platform
+import stat
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+IMPORT = "import torch_ext; print(torch_ext._C.answer)"
+ABI = sysconfig.get_config_var("SOABI")
+
+
+def test_first_import_compiles_and_says_so_in_one_line(checkout):
+    output, errors = checkout.run()
+    assert output == "42\n"
+    begun = f"torch_ext: building for torch {torch.__version__}, Python {platform.python_version()} ... done after "
+    assert errors.startswith(begun) and errors.endswith(" s\n") and errors.count("\n") == 1
+    assert stat.S_IMODE(checkout.cache.stat().st_mode) == 0o700
+    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".log", ".lock"}
+
+
+def test_second_import_only_loads(checkout):
+    checkout.run()
+    output, errors = checkout.run(f"{IMPORT}; import sys; print('torch.utils.cpp_extension' in sys.modules)")
+    assert (output, errors) == ("42\nFalse\n", "")
+    assert checkout.compilations() == 1
+
+
+def test_module_is_registered(shared_checkout):
+    code = """
+import sys, torch_ext
+assert sys.modules["torch_ext._C"] is torch_ext._C is torch_ext.load()
+import torch_ext._C as again
+assert again is torch_ext._C and again.__name__ == again.__spec__.name == "torch_ext._C"
+"""
+    shared_checkout.run(code)
+
+
+@pytest.mark.parametrize("change", ["header", "new file", "flag", "compiler"])
+def test_what_the_build_depends_on_leads_to_another(checkout, change):
+    checkout.run()
+    environment = {}
+    if change == "header":
+        checkout.set_answer(43)
+    elif change == "new file":
+        checkout.write("csrc/folder/other.cpp", "")
+    elif change == "flag":
+        build = (checkout.root / "torch_ext/_build.py").read_text()
+        checkout.write("torch_ext/_build.py", build.replace('"-O2"', '"-O1"'))
+    else:
+        copy = checkout.compiler.with_name("g++-other")
+        copy.write_text(checkout.compiler.read_text())
+        copy.chmod(0o755)
+        environment["CXX"] = str(copy)
+    output, errors = checkout.run(**environment)
+    assert output == ("43\n" if change == "header" else "42\n")
+    assert "building" in errors
+    assert len(list(checkout.cache.glob("*.so"))) == 2
+
+
+def test_two_processes_compile_once(checkout):
+    checkout.block_compiler()
+    first = checkout.start(IMPORT)
+    checkout.wait_until_compiling(first)
+    second = checkout.start(IMPORT)
+    assert second.stderr.readline() == "torch_ext: another process is building it; waiting\n"
+    checkout.unblock_compiler()
+    assert first.communicate()[0] == second.communicate()[0] == "42\n"
+    assert first.returncode == second.returncode == 0
+    assert checkout.compilations() == 1
+
+
+def test_threads_compile_once(checkout):
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+import importlib
+with ThreadPoolExecutor(8) as threads:
+    modules = set(threads.map(lambda _: importlib.import_module("torch_ext").load(), range(8)))
+print(len(modules))
+"""
+    assert checkout.run(code)[0] == "1\n"
+    assert checkout.compilations() == 1
+
+
+def test_killed_build_blocks_nothing(checkout):
+    checkout.block_compiler()
+    process = checkout.start(IMPORT)
+    checkout.wait_until_compiling(process)
+    process.kill()
+    process.communicate()
+    (left,) = checkout.cache.glob("*.build-*")
+    assert (left / "lock").exists()  # torch's own, which nobody would remove
+    assert not list(checkout.cache.glob("*.so"))
+
+    checkout.unblock_compiler()
+    assert checkout.run()[0] == "42\n"
+    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".log", ".lock"}
+
+
+def test_compile_error_is_reported_and_can_be_mended(checkout):
+    checkout.set_answer("no_such_name")
+    code = f"""
+try:
+    import torch_ext
+except ImportError as error:
+    print(error)
+open({str(checkout.root / "csrc/compat.h")!r}, "w").write("#define ANSWER 44")
+import torch_ext
+print(torch_ext._C.answer)
+"""
+    output, errors = checkout.run(code)
+    assert f"torch_ext could not be compiled for torch {torch.__version__} with {checkout.compiler} (" in output
+    assert "compat.h:2:16: error: " in output and "no_such_name" in output
+    log = Path(output.split("The whole output is in ")[1].splitlines()[0].rstrip("."))
+    assert "-Wextra -Werror" in log.read_text()
+    assert " ... failed after " in errors
+    assert output.endswith("\n44\n")
+    assert not list(checkout.cache.glob("*.build-*"))
+
+
+def test_warning_is_an_error(checkout):
+    checkout.write("csrc/warning.cpp", "static int unused;\n")
+    assert "warning.cpp:1:12: error: " in checkout.import_error()
+
+
+def test_undefined_symbol_is_found_before_the_build_is_kept(checkout):
+    checkout.write("csrc/undefined.cpp", "int missing();\nint caller() { return missing(); }\nint (*pointer)() = missing;\n")
+    assert "undefined symbol: _Z7missingv" in checkout.import_error()
+    assert not list(checkout.cache.glob("*.so"))
+
+
+def test_no_compiler(checkout):
+    message = checkout.import_error(CXX="no-such-compiler")
+    assert "no C++ compiler was found: CXX=no-such-compiler is not on PATH" in message
+    assert "g++ or clang++" in message and "apt-get install g++" in message
+
+
+def test_no_compiler_is_needed_where_one_has_compiled(checkout):
+    checkout.run()
+    assert checkout.run(CXX="no-such-compiler") == ("42\n", "")
+
+
+def test_compiler_that_does_not_run(checkout):
+    message = checkout.import_error(CXX="false")
+    assert "the C++ compiler does not run" in message and "false" in message
+
+
+def test_no_ninja(checkout, path_without_ninja):
+    message = checkout.import_error("import sys; sys.modules['ninja'] = None", PATH=path_without_ninja)
+    assert "ninja was not found. Install it: pip install ninja" in message
+
+
+def test_ninja_of_an_environment_that_was_not_activated(checkout, path_without_ninja):
+    assert checkout.run(PATH=path_without_ninja)[0] == "42\n"
+
+
+def test_cache_that_cannot_be_written(checkout):
+    checkout.cache.write_text("a file where the folder should be")
+    message = checkout.import_error()
+    assert f"torch_ext cannot build in {checkout.cache}: " in message and "TORCH_EXT_CACHE" in message
+
+
+def test_stray_modules_in_the_current_folder_do_not_reach_the_compiler(checkout):
+    (checkout.tools / "json.py").write_text("raise RuntimeError('not the standard library')\n")
+    assert checkout.run(f"import sys; sys.path.remove(''); {IMPORT}")[0] == "42\n"
+
+
+def test_load_by_hand_shows_the_compilers_output(checkout):
+    command = f"{checkout.compiler} -MMD"
+    assert command in checkout.run(TORCH_EXT_VERBOSE="1")[1]
+    errors = checkout.run("import torch_ext; torch_ext.load(verbose=True)")[1]
+    assert command in errors and "torch_ext: loaded from " in errors
+    assert checkout.compilations() == 1
+
+
+def test_extension_built_ahead_is_taken(checkout):
+    extension = checkout.build_in_place()
+    assert checkout.run("import torch_ext; print(torch_ext._C.__file__)") == (f"{extension}\n", "")
+    assert not checkout.cache.exists()
+
+
+def test_extension_older_than_the_sources_is_not_taken(checkout):
+    checkout.build_in_place()
+    checkout.set_answer(45)
+    output, errors = checkout.run()
+    assert output == "45\n" and "building" in errors
+
+
+def test_extension_built_for_another_torch_is_not_opened(checkout):
+    extension = checkout.build_in_place()
+    extension.write_text("opening this would fail in another way")
+    stamp = extension.with_suffix(".json")
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "torch": "2.12.0+cpu"}))
+    message = checkout.import_error()
+    assert f"built for torch 2.12.0+cpu, and torch {torch.__version__} is installed" in message
+    assert "pip install --no-build-isolation --no-deps --force-reinstall ." in message
+
+    stamp.unlink()
+    assert "built for torch of an unknown version" in checkout.import_error()
+
+
+def test_extension_built_for_another_python(checkout):
+    extension = checkout.build_in_place()
+    (checkout.root / "csrc").rename(checkout.root / "elsewhere")
+    other = extension.with_name("_C.cpython-39-somewhere.so")
+    extension.rename(other)
+    message = checkout.import_error()
+    assert f"no extension for this Python ({ABI})" in message and other.name in message
+    assert "pip install --no-build-isolation" in message
+
+    other.unlink()
+    assert "none at all" in checkout.import_error()
+
+
+def test_unsupported_torch(checkout):
+    message = checkout.import_error("import torch; torch.__version__ = '1.13.1'")
+    assert message.startswith("torch_ext supports torch ") and "torch 1.13.1 is installed" in message
+    assert "pip install 'torch>=" in message
+
+
+def test_no_torch(checkout):
+    message = checkout.import_error("import sys; sys.modules['torch'] = None")
+    assert "none is installed" in message and "pip install 'torch>=" in message
+
+
+def test_unsupported_python(checkout):
+    message = checkout.import_error("import sys; sys.version_info = (3, 9, 18)")
+    assert f"needs Python 3.10 or newer, and this is {platform.python_version()}" in message
+    assert "python3.10 -m venv .venv" in message
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_unsupported_system(checkout, system):
+    message = checkout.import_error(f"import torch, sys; sys.platform = {system!r}")
+    assert message.startswith("torch_ext runs on Linux only")

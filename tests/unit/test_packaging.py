@@ -1,0 +1,138 @@
+"""Installing with pip: wheel, editable, sdist, and what they say when they cannot."""
+
+import email
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+
+import pytest
+import torch
+
+import torch_ext
+from torch_ext import _build
+
+ABI = sysconfig.get_config_var("SOABI")
+REPORT = "import torch_ext; print(torch_ext._C.answer, torch_ext._C.__file__)"
+
+
+def environment(folder):
+    """A new environment that finds this one's packages, though not what is installed here in editable mode."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    purelib = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    with open(f"{purelib}/dependencies.pth", "w") as file:
+        file.write(sysconfig.get_path("purelib") + "\n")
+    return str(python)
+
+
+def pip(python, *arguments, cwd):
+    command = [python, "-m", "pip", *arguments, "--no-build-isolation", "--no-deps", "--disable-pip-version-check"]
+    result = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(shared_checkout):
+    pip(sys.executable, "wheel", "--wheel-dir", "dist", ".", cwd=shared_checkout.root)
+    (path,) = (shared_checkout.root / "dist").glob("torch_ext-1.2.3-*.whl")
+    return path
+
+
+def test_wheel_has_the_extension_and_what_it_was_built_for(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    modules = {"__init__.py", "_build.py", "_jit.py", "_loader.py", "py.typed"}
+    assert names == {f"torch_ext/{name}" for name in (*modules, f"_C.{ABI}.so", f"_C.{ABI}.json")}
+
+
+def test_wheel_requires_a_supported_torch_and_ninja(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
+    requirements = [text.replace(" ", "") for text in metadata.get_all("Requires-Dist") if "extra" not in text]
+    low, high = _build.torch_requirement().removeprefix("torch").split(",")
+    assert requirements == [f"torch{high},{low}", "ninja"]
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+
+
+def test_installed_wheel_needs_neither_sources_nor_compiler(wheel, shared_checkout, tmp_path):
+    python = environment(tmp_path / "environment")
+    pip(python, "install", "--ignore-installed", str(wheel), cwd=tmp_path)
+    output, errors = shared_checkout.run(REPORT, python=python, PYTHONPATH="", CXX="no-such-compiler")
+    assert output.startswith(f"42 {tmp_path / 'environment'}") and errors == ""
+    assert not shared_checkout.cache.exists()
+
+
+@pytest.mark.parametrize("mode", ["lenient", "strict"])
+def test_editable_install(checkout, tmp_path, mode):
+    python = environment(tmp_path / "environment")
+    pip(python, "install", "--config-settings", f"editable_mode={mode}", "--editable", ".", cwd=checkout.root)
+    output, errors = checkout.run(REPORT, python=python, PYTHONPATH="")
+    assert output.startswith(f"42 {checkout.root}") and errors == ""
+    assert not checkout.cache.exists()
+
+    checkout.set_answer(46)
+    output, errors = checkout.run(REPORT, python=python, PYTHONPATH="")
+    assert output.startswith(f"46 {checkout.cache}") and "building" in errors
+
+
+def test_sdist_has_the_sources(checkout):
+    subprocess.run([sys.executable, "setup.py", "--quiet", "sdist"], cwd=checkout.root, check=True, capture_output=True)
+    with tarfile.open(checkout.root / "dist" / "torch_ext-1.2.3.tar.gz") as archive:
+        names = set(archive.getnames())
+    for name in ("setup.py", "pyproject.toml", "csrc/module.cpp", "csrc/compat.h", "torch_ext/_build.py"):
+        assert f"torch_ext-1.2.3/{name}" in names
+
+
+def test_warning_is_an_error(checkout):
+    checkout.write("csrc/warning.cpp", "static int unused;\n")
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    result = subprocess.run(command, cwd=checkout.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode != 0 and "[-Werror=unused-variable]" in result.stdout
+    assert not list((checkout.root / "torch_ext").glob("_C.*"))
+
+
+def test_another_torch_compiles_again(checkout):
+    object_file = checkout.root / "build" / ABI / "csrc" / "module.o"
+    checkout.build_in_place()
+    first = object_file.stat().st_mtime_ns
+    checkout.build_in_place()
+    assert object_file.stat().st_mtime_ns == first
+
+    setup = (checkout.root / "setup.py").read_text()
+    checkout.write("setup.py", f"import torch\ntorch.__version__ += '.other'\n{setup}")
+    checkout.build_in_place()
+    assert object_file.stat().st_mtime_ns > first
+
+
+@pytest.mark.parametrize(
+    "trouble, says",
+    [
+        ("sys.modules['torch'] = None", "needs PyTorch, and none is installed"),
+        ("import torch; torch.__version__ = '1.13.1'", "and torch 1.13.1 is installed"),
+    ],
+)
+def test_setup_says_what_is_missing(checkout, trouble, says):
+    code = f"import runpy, sys; {trouble}; sys.argv = ['setup.py', '--version']; runpy.run_path('setup.py')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=checkout.root, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert says in result.stderr and "--no-build-isolation" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_extension_exports_its_entry_point_only():
+    symbols = subprocess.run(
+        ["nm", "-D", "--defined-only", torch_ext._C.__file__], capture_output=True, text=True, check=True
+    ).stdout
+    exported = [line.split()[-1] for line in symbols.splitlines()]
+    assert "PyInit__C" in exported
+    assert not [name for name in exported if "torch_ext" in name]
+
+
+def test_the_torch_in_use_is_within_the_declared_range():
+    _build.check_torch(torch.__version__)
