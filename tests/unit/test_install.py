@@ -344,9 +344,10 @@ def test_backward_that_was_entered_while_installed_ends_after_uninstall():
 
         @staticmethod
         def backward(ctx, grad):
-            kinds.append(runs_on_torch_ext(inner.apply))
-            torch_ext.uninstall()
-            kinds.append(runs_on_torch_ext(inner.apply))
+            with torch.enable_grad():
+                kinds.append(runs_on_torch_ext(inner.apply))
+                torch_ext.uninstall()
+                kinds.append(runs_on_torch_ext(inner.apply))
             return grad
 
     x = leaf()
@@ -456,7 +457,7 @@ def test_own_apply_that_never_calls_super_is_left_alone():
 def test_explicit_call_of_the_base_apply():
     cls = make_double()
     torch_ext.install()
-    assert runs_on_torch_ext(Function.apply.__func__.__get__(cls))
+    assert runs_on_torch_ext(lambda x: Function.apply.__func__(cls, x))
 
 
 def test_aliased_apply_is_what_it_was_when_taken():
@@ -567,11 +568,52 @@ def test_accelerate_rejects_what_is_no_function_class(wrong):
         torch_ext.accelerate(wrong)
 
 
+def test_accelerate_rejects_the_base_class():
+    with pytest.raises(TypeError, match=r"use torch_ext.install\(\)"):
+        torch_ext.accelerate(Function)
+    assert not torch_ext.is_installed()
+
+
+def test_accelerate_rejects_a_class_whose_apply_it_would_hide():
+    class Own(make_double()):
+        @classmethod
+        def apply(cls, x):
+            return super().apply(x)
+
+    class Derived(Own):
+        pass
+
+    for cls in Own, Derived:
+        with pytest.raises(TypeError, match="has an apply of its own"):
+            torch_ext.accelerate(cls)
+    torch_ext.accelerate(Own.__base__)
+    assert runs_on_torch_ext(Derived.apply)
+
+
 def test_a_rejected_class_is_unchanged():
-    before = attributes(NotAFunction)
-    with pytest.raises(TypeError):
-        torch_ext.accelerate(NotAFunction)
-    assert attributes(NotAFunction) == before
+    before = attributes(NotAFunction), attributes(Function)
+    for cls in NotAFunction, Function:
+        with pytest.raises(TypeError):
+            torch_ext.accelerate(cls)
+    assert (attributes(NotAFunction), attributes(Function)) == before
+
+
+def test_accelerate_a_class_that_was_used_before():
+    cls = make_double()
+    x = leaf()
+    old = cls.apply(x)
+    torch_ext.accelerate(cls)
+    new = cls.apply(old)
+    assert [is_ours(old.grad_fn), is_ours(new.grad_fn)] == [False, True]
+    new.sum().backward()
+    assert torch.equal(x.grad, torch.full_like(x, 4))
+
+
+def test_uninstall_keeps_what_accelerated_classes_need():
+    cls = torch_ext.accelerate(make_double())
+    with torch_ext.installed():
+        first = cls.apply(leaf())
+    assert type(cls.apply(leaf()).grad_fn) is type(first.grad_fn)
 
 
 # Threads
