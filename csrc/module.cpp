@@ -16,7 +16,8 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     classes_doc,
     "classes_with_state_type()\n--\n\n"
-    "torch's backward classes that have been given a subclass of torch_ext's.");
+    "The Function classes whose _backward_cls torch_ext has put its own class in\n"
+    "the place of.");
 
 PyObject* classes_with_state_type(PyObject*, PyObject*) {
   return torch_ext::classes_with_state_type();
@@ -52,7 +53,7 @@ PyModuleDef definition = {
 
 PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   using torch_ext::Ref;
-  if (!torch_ext::init_names() || !torch_ext::init_state_type() ||
+  if (!torch_ext::init_names() || !torch_ext::init_state_types() ||
       !torch_ext::init_class_records() || !torch_ext::init_apply()) {
     return nullptr;
   }

@@ -45,7 +45,7 @@ def uninstall() -> None:
         if _torch_apply is not None:
             torch.autograd.Function.apply = _torch_apply
             _torch_apply = None
-            _forget_state_types()
+            _restore_backward_classes()
 
 
 def is_installed() -> bool:
@@ -108,11 +108,12 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
     return cls
 
 
-def _forget_state_types() -> None:
-    """Removes what the first call of a class left on its backward class, but for
-    the classes that go on running on torch_ext."""
-    for backward_cls in _C.classes_with_state_type():
-        method = getattr(backward_cls._forward_cls, "apply", None)
-        if getattr(method, "__func__", None) is not _C.apply:
-            if "_torch_ext_state_type" in vars(backward_cls):
-                del backward_cls._torch_ext_state_type
+def _restore_backward_classes() -> None:
+    """Gives back to each Function the ``_backward_cls`` that torch made for it,
+    but for those that go on running on torch_ext."""
+    for cls in _C.classes_with_state_type():
+        if getattr(cls.apply, "__func__", None) is not _C.apply:
+            ours = vars(cls).get("_backward_cls")
+            if isinstance(ours, type) and issubclass(ours, _C.FunctionState):
+                _, theirs = ours.__bases__
+                cls._backward_cls = theirs

@@ -11,9 +11,6 @@ class Function(torch.autograd.Function):
     Subclass it as you would subclass :class:`torch.autograd.Function`, whose
     documentation holds for it word for word: ``forward`` and ``setup_context``,
     ``backward`` or ``vjp``, ``jvp``, ``vmap``. It differs in ``apply`` alone.
-
-    ``type(y.grad_fn)`` is a subclass of the class that torch makes for the
-    Function (``MyFn._backward_cls``), so ``isinstance`` holds and ``is`` doesn't.
     """
 
     apply = classmethod(_C.apply)

@@ -13,18 +13,16 @@ namespace {
 
 // Owned for the life of the process.
 PyObject* base_setup_context = nullptr; // _SingleLevelFunction.setup_context
-PyObject* known_backward_classes = nullptr; // weakref.WeakSet
+PyObject* owners_of_state_types = nullptr; // weakref.WeakSet
 
-/// A cache line of read_class(). All references are borrowed: each is alive for
-/// as long as the version that stands beside it.
+/// A cache line of read_class(). All references are borrowed: the class, or a
+/// base of it, holds them for as long as cls_version is current.
 struct CachedClass {
   PyTypeObject* cls = nullptr;
   unsigned int cls_version = 0;
   unsigned int metaclass_version = 0;
-  PyTypeObject* backward_cls = nullptr; // held by cls
-  unsigned int backward_version = 0;
-  PyObject* forward = nullptr; // the raw attribute, held by cls
-  PyTypeObject* state_type = nullptr; // held by backward_cls
+  PyObject* forward = nullptr; // the raw attribute
+  PyObject* state_type = nullptr;
   bool separate_setup = false;
   bool clear_saved_tensors_on_access = false;
   bool boxed_grads_call = false;
@@ -42,11 +40,9 @@ CachedClass& cache_line(const PyTypeObject* cls) {
 }
 
 bool is_current(const CachedClass& line, const PyTypeObject* cls) {
-  // The order matters: backward_cls is alive only while cls is unchanged.
   return line.cls == cls && line.cls_version != 0 &&
       line.cls_version == compat::type_version(cls) &&
-      line.metaclass_version == compat::type_version(Py_TYPE(cls)) &&
-      line.backward_version == compat::type_version(line.backward_cls);
+      line.metaclass_version == compat::type_version(Py_TYPE(cls));
 }
 
 /// Whether cls.<name> is nothing but the attribute in the dict of the class or
@@ -103,21 +99,6 @@ bool read_flag(PyObject* cls, PyObject* name) {
   return value.get() == Py_True;
 }
 
-PyTypeObject* find_state_type(PyTypeObject* backward_cls) {
-  Ref dict = checked(compat::type_dict(backward_cls));
-  PyObject* found =
-      PyDict_GetItemWithError(dict.get(), names._torch_ext_state_type);
-  if (found == nullptr && PyErr_Occurred()) {
-    throw_python_error();
-  }
-  if (found == nullptr || !PyType_Check(found)) {
-    return nullptr;
-  }
-  auto* type = reinterpret_cast<PyTypeObject*>(found);
-  return is_state_type(type) && PyType_IsSubtype(type, backward_cls) ? type
-                                                                     : nullptr;
-}
-
 /// type(name, (StateType, backward_cls), {...}): named as torch's own class.
 Ref make_state_type(PyTypeObject* backward_cls) {
   auto* backward = reinterpret_cast<PyObject*>(backward_cls);
@@ -126,8 +107,11 @@ Ref make_state_type(PyTypeObject* backward_cls) {
   Ref dict = checked(PyDict_New());
   check_status(PyDict_SetItem(dict.get(), names.__module__, module.get()));
   check_status(PyDict_SetItem(dict.get(), names.__qualname__, qualname.get()));
+  PyTypeObject* metaclass = Py_TYPE(backward_cls) == &PyType_Type
+      ? &StateMetaType
+      : Py_TYPE(backward_cls);
   Ref type = checked(PyObject_CallFunction(
-      reinterpret_cast<PyObject*>(Py_TYPE(backward_cls)),
+      reinterpret_cast<PyObject*>(metaclass),
       "s(OO)O",
       backward_cls->tp_name,
       reinterpret_cast<PyObject*>(&StateType),
@@ -143,33 +127,57 @@ Ref make_state_type(PyTypeObject* backward_cls) {
   return type;
 }
 
-/// The state type for nodes of `backward_cls`, made on first use and kept in
-/// the dict of `backward_cls`, where the garbage collector sees the cycle.
-Ref state_type_for(PyObject* backward) {
+/// The class in the MRO of `cls` whose dict has _backward_cls. Borrowed.
+PyTypeObject* owner_of_backward_cls(PyTypeObject* cls) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(cls->tp_mro); ++i) {
+    auto* owner =
+        reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(cls->tp_mro, i));
+    Ref dict = checked(compat::type_dict(owner));
+    int found = PyDict_Contains(dict.get(), names._backward_cls);
+    check_status(found);
+    if (found) {
+      return owner;
+    }
+  }
+  return nullptr;
+}
+
+/// The type of ctx for `cls`, made on first use. It takes the place of the class
+/// that torch made, so that type(grad_fn) is cls._backward_cls here as there,
+/// and cls keeps it alive, where the garbage collector sees the cycle.
+Ref state_type_for(PyTypeObject* cls) {
+  auto* object = reinterpret_cast<PyObject*>(cls);
+  Ref backward = checked(PyObject_GetAttr(object, names._backward_cls));
   TORCH_CHECK_TYPE(
-      PyType_Check(backward) &&
+      PyType_Check(backward.get()) &&
           PyType_IsSubtype(
-              reinterpret_cast<PyTypeObject*>(backward), &THPFunctionType),
+              reinterpret_cast<PyTypeObject*>(backward.get()),
+              &THPFunctionType),
       "_backward_cls of an autograd.Function must be a class derived from "
       "torch.autograd.function.BackwardCFunction, got ",
-      PyType_Check(backward) ? reinterpret_cast<PyTypeObject*>(backward)->tp_name
-                             : Py_TYPE(backward)->tp_name);
-  auto* backward_cls = reinterpret_cast<PyTypeObject*>(backward);
+      PyType_Check(backward.get())
+          ? reinterpret_cast<PyTypeObject*>(backward.get())->tp_name
+          : Py_TYPE(backward.get())->tp_name);
+  auto* backward_cls = reinterpret_cast<PyTypeObject*>(backward.get());
   if (is_state_type(backward_cls)) {
-    return Ref::share(backward);
+    return backward;
   }
-  if (PyTypeObject* found = find_state_type(backward_cls)) {
-    return Ref::share(reinterpret_cast<PyObject*>(found));
-  }
+  PyTypeObject* owner = owner_of_backward_cls(cls);
+  TORCH_CHECK_TYPE(
+      owner != nullptr,
+      "torch_ext found no _backward_cls in the dict of ",
+      cls->tp_name,
+      " or of a base of it");
   Ref made = make_state_type(backward_cls);
   // Another thread may have been quicker while Python code ran.
-  if (PyTypeObject* found = find_state_type(backward_cls)) {
-    return Ref::share(reinterpret_cast<PyObject*>(found));
+  Ref current = checked(PyObject_GetAttr(object, names._backward_cls));
+  if (current.get() != backward.get()) {
+    return state_type_for(cls);
   }
-  check_status(
-      PyObject_SetAttr(backward, names._torch_ext_state_type, made.get()));
-  checked(
-      PyObject_CallMethod(known_backward_classes, "add", "O", backward));
+  auto* owner_object = reinterpret_cast<PyObject*>(owner);
+  check_status(PyType_Type.tp_setattro(
+      owner_object, names._backward_cls, made.get()));
+  checked(PyObject_CallMethod(owners_of_state_types, "add", "O", owner_object));
   return made;
 }
 
@@ -178,19 +186,19 @@ Ref state_type_for(PyObject* backward) {
 void remember(
     PyTypeObject* cls,
     unsigned int version,
-    PyObject* backward,
     const ClassRecord& record) {
   CachedClass& line = cache_line(cls);
   line = CachedClass();
   if (version == 0 || version != compat::type_version(cls) ||
-      !has_plain_attributes(cls)) {
+      compat::type_version(Py_TYPE(cls)) == 0 || !has_plain_attributes(cls)) {
     return;
   }
   PyObject* forward = compat::type_lookup(cls, names.forward);
   PyObject* setup_context = compat::type_lookup(cls, names.setup_context);
   if (forward == nullptr || !is_stable(setup_context) ||
-      compat::type_lookup(cls, names._backward_cls) != backward ||
-      !is_constant(backward) ||
+      compat::type_lookup(cls, names._backward_cls) !=
+          record.state_type.get() ||
+      !is_constant(record.state_type.get()) ||
       !is_constant(
           compat::type_lookup(cls, names.clear_saved_tensors_on_access)) ||
       !is_constant(compat::type_lookup(cls, names.boxed_grads_call))) {
@@ -199,18 +207,11 @@ void remember(
   line.cls = cls;
   line.cls_version = version;
   line.metaclass_version = compat::type_version(Py_TYPE(cls));
-  line.backward_cls = reinterpret_cast<PyTypeObject*>(backward);
-  // A lookup gives the class a version tag where it has none.
-  compat::type_lookup(line.backward_cls, names._torch_ext_state_type);
-  line.backward_version = compat::type_version(line.backward_cls);
   line.forward = forward;
-  line.state_type = reinterpret_cast<PyTypeObject*>(record.state_type.get());
+  line.state_type = record.state_type.get();
   line.separate_setup = record.separate_setup;
   line.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
   line.boxed_grads_call = record.boxed_grads_call;
-  if (line.backward_version == 0 || line.metaclass_version == 0) {
-    line = CachedClass();
-  }
 }
 
 } // namespace
@@ -231,7 +232,7 @@ bool init_class_records() {
     return false;
   }
   base_setup_context = setup.release();
-  known_backward_classes = classes.release();
+  owners_of_state_types = classes.release();
   return true;
 }
 
@@ -244,29 +245,28 @@ ClassRecord read_class(PyObject* object) {
   auto* cls = reinterpret_cast<PyTypeObject*>(object);
   ClassRecord record;
   if (const CachedClass& line = cache_line(cls); is_current(line, cls)) {
-    record.state_type =
-        Ref::share(reinterpret_cast<PyObject*>(line.state_type));
+    record.state_type = Ref::share(line.state_type);
     record.separate_setup = line.separate_setup;
     record.clear_saved_tensors_on_access = line.clear_saved_tensors_on_access;
     record.boxed_grads_call = line.boxed_grads_call;
     record.forward = resolve(line.forward, cls);
     return record;
   }
+  record.state_type = state_type_for(cls);
   // The lookup gives the class a version tag; code that runs below may take it.
-  Ref backward = checked(PyObject_GetAttr(object, names._backward_cls));
+  compat::type_lookup(cls, names.forward);
   unsigned int version = compat::type_version(cls);
-  record.state_type = state_type_for(backward.get());
   record.clear_saved_tensors_on_access =
       read_flag(object, names.clear_saved_tensors_on_access);
   record.boxed_grads_call = read_flag(object, names.boxed_grads_call);
   record.separate_setup = has_separate_setup(object);
   record.forward = checked(PyObject_GetAttr(object, names.forward));
-  remember(cls, version, backward.get(), record);
+  remember(cls, version, record);
   return record;
 }
 
 PyObject* classes_with_state_type() {
-  return PySequence_List(known_backward_classes);
+  return PySequence_List(owners_of_state_types);
 }
 
 } // namespace torch_ext

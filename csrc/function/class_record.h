@@ -9,8 +9,8 @@ namespace torch_ext {
 struct ClassRecord {
   /// cls.forward.
   Ref forward;
-  /// The type of ctx, which is the type of grad_fn: a subclass of
-  /// cls._backward_cls, the class that torch made, and of StateType.
+  /// The type of ctx and of grad_fn, which is cls._backward_cls: a subclass of
+  /// StateType and of the class that torch made.
   Ref state_type;
   /// Whether setup_context is overridden, so that forward takes no ctx.
   bool separate_setup = false;
@@ -30,8 +30,8 @@ ClassRecord read_class(PyObject* cls);
 /// Throws what the lookup raises.
 bool has_separate_setup(PyObject* cls);
 
-/// torch's backward classes that a state type was made for, as a new list; null
-/// with an exception set.
+/// The Function classes whose _backward_cls is now a subclass of StateType, as a
+/// new list; null with an exception set.
 PyObject* classes_with_state_type();
 
 } // namespace torch_ext

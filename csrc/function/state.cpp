@@ -168,12 +168,45 @@ PyObject* needs_input_grad(State& state) {
   return Py_NewRef(tuple);
 }
 
+namespace {
+
+/// isinstance(object, cls), or isinstance(object, torch's class behind it).
+PyObject* meta_instancecheck(PyObject* cls, PyObject* object) {
+  auto* type = reinterpret_cast<PyTypeObject*>(cls);
+  if (PyObject_TypeCheck(object, type)) {
+    Py_RETURN_TRUE;
+  }
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_bases); ++i) {
+    auto* base =
+        reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(type->tp_bases, i));
+    if (base != &StateType && PyObject_TypeCheck(object, base)) {
+      Py_RETURN_TRUE;
+    }
+  }
+  Py_RETURN_FALSE;
+}
+
+PyMethodDef meta_methods[] = {
+    {"__instancecheck__", meta_instancecheck, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
+} // namespace
+
+PyTypeObject StateMetaType{};
 PyTypeObject StateType{};
 
-bool init_state_type() {
+bool init_state_types() {
   if (StateType.tp_dict != nullptr) {
     return true;
   }
+  Py_SET_REFCNT(reinterpret_cast<PyObject*>(&StateMetaType), 1);
+  StateMetaType.tp_name = "torch_ext._C.FunctionStateMeta";
+  StateMetaType.tp_basicsize = PyType_Type.tp_basicsize;
+  StateMetaType.tp_itemsize = PyType_Type.tp_itemsize;
+  StateMetaType.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE;
+  StateMetaType.tp_base = &PyType_Type;
+  StateMetaType.tp_methods = meta_methods;
+
   Py_SET_REFCNT(reinterpret_cast<PyObject*>(&StateType), 1);
   // torch's own name: Python puts it into the messages of attribute errors.
   StateType.tp_name = THPFunctionType.tp_name;
@@ -187,7 +220,7 @@ bool init_state_type() {
   StateType.tp_clear = state_clear;
   StateType.tp_getset = state_attributes;
   StateType.tp_methods = state_methods;
-  return PyType_Ready(&StateType) == 0;
+  return PyType_Ready(&StateMetaType) == 0 && PyType_Ready(&StateType) == 0;
 }
 
 } // namespace torch_ext

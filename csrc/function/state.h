@@ -34,6 +34,11 @@ struct State {
 
 extern PyTypeObject StateType;
 
+/// The metaclass of StateType's subclasses. Its isinstance() also holds for
+/// instances of the class that torch made for the Function: nodes older than
+/// the subclass.
+extern PyTypeObject StateMetaType;
+
 inline bool is_state_type(PyTypeObject* type) {
   return PyType_IsSubtype(type, &StateType) != 0;
 }
@@ -54,8 +59,8 @@ PyObject* needs_input_grad(State& state);
 /// Drops what was saved for backward. Needs the GIL.
 void drop_saved(State& state);
 
-/// Makes StateType ready. False with an exception set.
-bool init_state_type();
+/// Makes both types ready. False with an exception set.
+bool init_state_types();
 
 // The tables of StateType (attributes.cpp and methods.cpp).
 extern PyGetSetDef state_attributes[];
