@@ -225,10 +225,16 @@ def collector_off():
         gc.enable()
 
 
+def pair(options):
+    stock = Run("stock torch", contextlib.nullcontext, options)
+    return stock, Run("torch_ext", torch_ext.installed, options)
+
+
 def train(options, digits, console):
     """Train on both, taking turns by epoch and in who begins: none gets the warmer machine."""
-    stock = Run("stock torch", contextlib.nullcontext, options)
-    ours = Run("torch_ext", torch_ext.installed, options)
+    for run in pair(options):
+        run.train_epoch(digits)  # thrown away: the process warms up at nobody's cost
+    stock, ours = pair(options)
     text, unit = TextColumn("{task.description}"), TextColumn("epochs")
     columns = text, BarColumn(), MofNCompleteColumn(), unit, TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:

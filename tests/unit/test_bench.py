@@ -1,0 +1,208 @@
+"""The benchmark: what it counts, whom it compares, and what its command prints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import torch_ext
+from tools.bench import __main__ as cli
+from tools.bench import measure as timing
+from tools.bench.__main__ import main, parse_options
+from tools.bench.goals import GOALS, goals_for
+from tools.bench.measure import Result, Timed, measure
+from tools.bench.report import to_json, to_table, verdicts
+from tools.bench.rows import CHAIN, ROWS, Probe, Row
+
+ROOT = Path(__file__).parents[2]
+NAMES = [row.name for row in ROWS]
+
+
+class Clock:
+    """A CPU time that passes only where a test says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def taking(self, seconds):
+        def call():
+            self.now += seconds
+
+        return call
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing, "process_time", clock)
+    return clock
+
+
+@pytest.fixture
+def one_thread():
+    """The command sets the process's number of threads; here it is taken back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_row_is_the_call_less_its_floor_by_unit(clock):
+    row = Row(
+        "row",
+        "a row",
+        reference=lambda: Probe(clock.taking(9e-6), clock.taking(1e-6), units=2),
+        ours=lambda: Probe(clock.taking(2e-6)),
+    )
+    result = measure([row], rounds=3, seconds=1e-4)["row"]
+    assert result.reference == pytest.approx(4)
+    assert result.ours == pytest.approx(2)
+    assert result.ratio == pytest.approx(0.5)
+    assert result.quartiles == pytest.approx((0.5, 0.5))
+
+
+def test_a_result_is_the_median_of_the_rounds():
+    result = Result.of([(2e-6, 1e-6), (2e-6, 2e-6), (4e-6, 1e-6), (2e-6, 1e-6), (40e-6, 90e-6)])
+    assert (result.reference, result.ours) == pytest.approx((2, 1))
+    assert (result.ratio, result.quartiles) == (0.5, (0.5, 1.0))
+
+
+def test_both_sides_of_a_row_are_called_equally_often():
+    counts = {"reference": 0, "ours": 0, "floor": 0}
+
+    def counting(name):
+        def call():
+            counts[name] += 1
+
+        return call
+
+    row = Row(
+        "row",
+        "a row",
+        reference=lambda: Probe(counting("reference"), counting("floor")),
+        ours=lambda: Probe(counting("ours")),
+    )
+    rounds = []
+    measure([row], rounds=4, seconds=1e-4, on_round=lambda: rounds.append(dict(counts)))
+    assert len(rounds) == 4
+    for before, after in zip(rounds, rounds[1:]):
+        assert len({after[name] - before[name] for name in counts}) == 1
+
+
+def test_the_call_has_grad_mode_on_and_the_floor_has_not():
+    seen = {"call": set(), "floor": set()}
+    probe = Probe(
+        lambda: seen["call"].add(torch.is_grad_enabled()),
+        lambda: seen["floor"].add(torch.is_grad_enabled()),
+    )
+    timed = Timed(probe)
+    for block in timed.blocks():
+        block.run(2)
+    assert seen == {"call": {True}, "floor": {False}}
+
+
+def test_measuring_refuses_where_stock_is_not_stock():
+    with torch_ext.installed(), pytest.raises(RuntimeError, match="torch_ext is installed"):
+        measure(ROWS, rounds=2, seconds=1e-5)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name not in ("chain", "view_as")], ids=lambda row: row.name)
+def test_an_overhead_row_makes_a_node_of_its_own_base(row):
+    for make, expected in (row.reference, False), (row.ours, True):
+        probe = make()
+        outputs = probe.call()
+        first = outputs[0] if isinstance(outputs, tuple) else outputs
+        function = first.grad_fn._forward_cls
+        assert issubclass(function, torch.autograd.Function)
+        assert issubclass(function, torch_ext.Function) is expected
+        with torch.no_grad():
+            floor = probe.floor()
+        assert type(floor) is type(outputs)
+        plain = floor[0] if isinstance(floor, tuple) else floor
+        assert plain.tolist() == first.tolist()
+        gradient = torch.autograd.grad(first.sum(), first.grad_fn.next_functions[0][0].variable)
+        assert gradient[0].shape == first.shape
+
+
+def test_a_chain_runs_backward_through_all_its_nodes():
+    chain = next(row for row in ROWS if row.name == "chain")
+    for make in (chain.reference, chain.ours):
+        probe = make()
+        (grad,) = probe.call()
+        assert probe.units == CHAIN
+        assert grad.tolist() == [1.0] * 4
+
+
+def test_goals_are_of_rows_and_by_torch_version():
+    for goals in GOALS.values():
+        assert set(goals) <= set(NAMES)
+    assert goals_for("2.13.0+cpu") == GOALS["2.13"]
+    assert goals_for("2.15.1") == GOALS["2.15"]
+    assert goals_for("2.1.0") == {}
+
+
+def test_verdicts_compare_the_ratio_with_the_goal():
+    results = {name: Result(10, 5, 0.5, (0.4, 0.6)) for name in ("met", "missed", "free")}
+    goals = {"met": 0.5, "missed": 0.49}
+    assert verdicts(results, goals) == {"met": True, "missed": False, "free": None}
+    rows = [Row(name, name, None, None) for name in results]
+    assert [row["met"] for row in to_json(rows, results, goals, {})["rows"]] == [True, False, None]
+    assert list(to_table(rows, results, goals).columns[-1].cells) == [
+        "[green]met[/]",
+        "[red]missed[/]",
+        "no goal",
+    ]
+
+
+def test_json_has_every_row():
+    command = [sys.executable, "-m", "tools.bench", "--json", "--rounds", "3", "--block-ms", "0.05"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert [row["name"] for row in outcome["rows"]] == NAMES
+    goals = goals_for(torch.__version__)
+    for row in outcome["rows"]:
+        assert row["goal"] == goals.get(row["name"])
+        assert len(row["quartiles"]) == 2
+        assert {"reference", "ours", "ratio", "title", "met"} < set(row)
+    assert outcome["machine"]["torch"] == torch.__version__
+    assert outcome["machine"]["threads"] == 1
+    assert outcome["settings"] == {"rounds": 3, "block_ms": 0.05}
+
+
+def test_table_has_the_rows_asked_for(one_thread, capsys):
+    assert main(["--quick", "--rounds", "2", "--rows", "identity", "chain"]) == 0
+    printed = capsys.readouterr().out
+    lines = [line.split()[1] for line in printed.splitlines() if line.startswith("│")]
+    assert lines == ["identity", "chain"]
+    assert f"torch {torch.__version__}" in printed.replace("\n", " ")
+
+
+@pytest.mark.parametrize("ratio, status", [(0.001, 0), (1000.0, 1)])
+def test_check_fails_where_a_goal_is_missed(one_thread, ratio, status, monkeypatch):
+    result = Result(1.0, ratio, ratio, (ratio, ratio))
+    monkeypatch.setattr(cli, "measure", lambda rows, *_: {row.name: result for row in rows})
+    monkeypatch.setattr(cli, "goals_for", lambda version: GOALS["2.13"])
+    assert main(["--check"]) == status
+    assert main([]) == 0
+
+
+def test_quick_gives_defaults_that_options_override():
+    assert (parse_options([]).rounds, parse_options([]).block_ms) == (200, 2.0)
+    assert (parse_options(["--quick"]).rounds, parse_options(["--quick"]).block_ms) == (20, 0.2)
+    assert parse_options(["--quick", "--rounds", "7"]).rounds == 7
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--rows", "no_such_row"], ["--rounds", "1"], ["--block-ms", "0"]], ids=" ".join
+)
+def test_wrong_options_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse_options(arguments)
+    assert exit.value.code == 2
+    assert "error:" in capsys.readouterr().err

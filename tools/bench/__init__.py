@@ -1,0 +1,7 @@
+"""What a call of a custom Function costs on torch_ext and on stock: ``python -m tools.bench``.
+
+- ``rows``: what is measured
+- ``goals``: the ratio to reach in each row, by torch version
+- ``measure``: how it is timed
+- ``report``: the table and the JSON
+"""

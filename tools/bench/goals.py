@@ -1,0 +1,27 @@
+"""The ratio, torch_ext to reference, that each row of the benchmark has to reach."""
+
+import torch
+
+GOALS = {
+    "2.13": {
+        "identity": 0.30,
+        "saved": 0.40,
+        "many": 0.35,
+        "setup_context": 0.10,
+        "chain": 0.50,
+        "view_as": 1.0,
+    },
+    "2.15": {
+        "identity": 0.50,
+        "saved": 0.60,
+        "many": 0.60,
+        "setup_context": 0.12,
+        "chain": 0.65,
+        "view_as": 1.0,
+    },
+}
+
+
+def goals_for(version=torch.__version__):
+    """Return the goals by row name for a torch version; empty if none are set for it."""
+    return GOALS.get(".".join(version.split(".")[:2]), {})

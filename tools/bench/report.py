@@ -1,0 +1,82 @@
+"""The outcome for people (a table) and for machines (JSON)."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+import torch_ext
+
+
+def machine():
+    """Describe what the figures hold for."""
+    return {
+        "cpu": cpu_name(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_ext": torch_ext.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def cpu_name():
+    info = Path("/proc/cpuinfo")  # elsewhere than on Linux, what Python knows has to do
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def verdicts(results, goals):
+    """Return by row name whether the goal is met, None where there is none."""
+    return {
+        name: result.ratio <= goals[name] if name in goals else None
+        for name, result in results.items()
+    }
+
+
+def to_table(rows, results, goals):
+    table = Table()
+    table.add_column("row\n", no_wrap=True)
+    headings = "reference\nus", "torch_ext\nus", "ratio\n", "quartiles\nof ratio", "goal\n"
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict\n")
+    words = {True: "[green]met[/]", False: "[red]missed[/]", None: "no goal"}
+    met = verdicts(results, goals)
+    for row in rows:
+        result = results[row.name]
+        low, high = result.quartiles
+        table.add_row(
+            row.name,
+            f"{result.reference:.2f}",
+            f"{result.ours:.2f}",
+            f"{result.ratio:.2f}",
+            f"{low:.2f}-{high:.2f}",
+            f"{goals[row.name]:.2f}" if row.name in goals else "",
+            words[met[row.name]],
+        )
+    return table
+
+
+def to_json(rows, results, goals, settings):
+    """Return the outcome as a JSON value; times are in microseconds."""
+    met = verdicts(results, goals)
+    return {
+        "machine": machine(),
+        "settings": settings,
+        "rows": [
+            {
+                "name": row.name,
+                "title": row.title,
+                **asdict(results[row.name]),
+                "goal": goals.get(row.name),
+                "met": met[row.name],
+            }
+            for row in rows
+        ],
+    }

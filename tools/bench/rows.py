@@ -1,0 +1,158 @@
+"""What is measured: each row sets one probe on torch_ext against one on a reference.
+
+A Function is written once over a base class and made for both bases, so that nothing but the base
+differs. To add a row, write a function that makes its probe and put a ``Row`` into ``ROWS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+import torch_ext
+
+CHAIN = 50  # nodes in a chain
+SIZE = 4  # elements of a tensor: small, for the cost of a call and not of arithmetic
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Something to time.
+
+    Args:
+        call: what is timed, with grad mode on.
+        floor: the part of it that is not overhead, timed with grad mode off and subtracted.
+        units: how many things one call does; the time is divided by it.
+    """
+
+    call: Callable[[], object]
+    floor: Callable[[], object] | None = None
+    units: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison: ``reference`` and ``ours`` each make a fresh probe."""
+
+    name: str
+    title: str
+    reference: Callable[[], Probe]
+    ours: Callable[[], Probe]
+
+
+class NoContext:
+    """Stands in for ctx where forward is called directly."""
+
+    def save_for_backward(self, *tensors):
+        pass
+
+
+def identity_function(base):
+    class Identity(base):
+        @staticmethod
+        def forward(ctx, x):
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    return Identity
+
+
+def identity(base):
+    function, x = identity_function(base), torch.ones(SIZE, requires_grad=True)
+    return Probe(lambda: function.apply(x), lambda: function.forward(None, x))
+
+
+def saved(base):
+    class Multiply(base):
+        @staticmethod
+        def forward(ctx, x, y):
+            ctx.save_for_backward(x, y)
+            return x * y
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, y = ctx.saved_tensors
+            return grad * y, grad * x
+
+    ctx, x, y = NoContext(), *(torch.ones(SIZE, requires_grad=True) for _ in range(2))
+    return Probe(lambda: Multiply.apply(x, y), lambda: Multiply.forward(ctx, x, y))
+
+
+def many(base):
+    class FirstAndLast(base):
+        @staticmethod
+        def forward(ctx, a, b, c, d, e, f, g, h, i, j, k, l, m):  # noqa: E741
+            return a, m
+
+        @staticmethod
+        def backward(ctx, first, last):
+            return (first, *[None] * 11, last)
+
+    inputs = [torch.ones(SIZE, requires_grad=True) for _ in range(13)]
+    return Probe(lambda: FirstAndLast.apply(*inputs), lambda: FirstAndLast.forward(None, *inputs))
+
+
+def setup_context(base):
+    class Scale(base):
+        @staticmethod
+        def forward(x, factor=2.0):
+            return x * factor
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _, ctx.factor = inputs
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.factor, None
+
+    x = torch.ones(SIZE, requires_grad=True)
+    return Probe(lambda: Scale.apply(x), lambda: Scale.forward(x))
+
+
+def chain(step):
+    """Forward and backward through CHAIN nodes, each made by ``step``."""
+    start, grad = torch.ones(SIZE, requires_grad=True), torch.ones(SIZE)
+
+    def call():
+        x = start
+        for _ in range(CHAIN):
+            x = step(x)
+        return torch.autograd.grad(x, start, grad)
+
+    return Probe(call, units=CHAIN)
+
+
+def identity_chain(base):
+    function = identity_function(base)
+    return chain(lambda x: function.apply(x))
+
+
+def view_as_chain():
+    return chain(lambda x: x.view_as(x))
+
+
+def against_stock(name, title, make):
+    return Row(
+        name, title, lambda: make(torch.autograd.Function), lambda: make(torch_ext.Function)
+    )
+
+
+ROWS = (
+    against_stock("identity", "overhead: x, the input returned as is", identity),
+    against_stock("saved", "overhead: x * y, two saved tensors", saved),
+    against_stock("many", "overhead: 13 inputs, 2 outputs", many),
+    against_stock("setup_context", "overhead: setup_context, a default argument", setup_context),
+    against_stock("chain", f"forward+backward per node, {CHAIN} x identity", identity_chain),
+    Row(
+        "view_as",
+        f"the same, the reference being {CHAIN} x torch's own view_as node",
+        view_as_chain,
+        lambda: identity_chain(torch_ext.Function),
+    ),
+)
