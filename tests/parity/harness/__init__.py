@@ -34,8 +34,8 @@ What a scenario can use is the public part of :class:`harness.scenario.Scenario`
 is decided in :mod:`harness.describe`. ``pytest --variant stock`` compares stock with itself, which shows
 that a scenario is valid and deterministic; ``--device`` chooses where the tensors are.
 
-One difference is documented and not looked at: ``type(grad_fn)`` is a subclass of ``MyFn._backward_cls``
-in torch_ext and that class itself in torch. Name, module and every ``isinstance`` are compared.
+One difference is documented and not looked at: on its first use torch_ext replaces ``MyFn._backward_cls``, the
+class of ``grad_fn``, by a subclass of the one torch made. Name, module and every ``isinstance`` are compared.
 """
 
 from .scenario import Scenario, compare, scenario, transcript
