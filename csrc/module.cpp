@@ -1,17 +1,11 @@
 // torch_ext._C: what Python can call, and nothing else.
-#include <function/apply.h>
+#include <function/apply_callable.h>
 #include <function/class_record.h>
 #include <function/state.h>
 #include <python/names.h>
 #include <python/ref.h>
 
 namespace {
-
-PyDoc_STRVAR(
-    apply_doc,
-    "apply(cls, /, *args, **kwargs)\n--\n\n"
-    "Calls the custom Function `cls` on the arguments; its results are part of\n"
-    "the graph.");
 
 PyDoc_STRVAR(
     classes_doc,
@@ -24,11 +18,6 @@ PyObject* classes_with_state_type(PyObject*, PyObject*) {
 }
 
 PyMethodDef methods[] = {
-    {"apply",
-     reinterpret_cast<PyCFunction>(
-         reinterpret_cast<void (*)()>(torch_ext::apply)),
-     METH_FASTCALL | METH_KEYWORDS,
-     apply_doc},
     {"classes_with_state_type",
      classes_with_state_type,
      METH_NOARGS,
@@ -54,11 +43,13 @@ PyModuleDef definition = {
 PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   using torch_ext::Ref;
   if (!torch_ext::init_names() || !torch_ext::init_state_types() ||
-      !torch_ext::init_class_records() || !torch_ext::init_apply()) {
+      !torch_ext::init_class_records()) {
     return nullptr;
   }
-  Ref module = Ref::steal(PyModule_Create(&definition));
+  Ref apply = Ref::steal(torch_ext::make_apply_callable());
+  Ref module = apply ? Ref::steal(PyModule_Create(&definition)) : Ref();
   if (!module ||
+      PyModule_AddObjectRef(module.get(), "apply", apply.get()) < 0 ||
       PyModule_AddObjectRef(
           module.get(),
           "FunctionState",

@@ -1,5 +1,6 @@
 #include <function/apply.h>
 
+#include <function/apply_callable.h>
 #include <function/arguments.h>
 #include <function/class_record.h>
 #include <function/inputs.h>
@@ -16,10 +17,6 @@
 namespace torch_ext {
 
 namespace {
-
-// The function inside the classmethod torch.autograd.Function.apply. Owned for
-// the life of the process.
-PyObject* torch_apply = nullptr;
 
 void check_class(PyObject* cls) {
   TORCH_CHECK_TYPE(
@@ -149,7 +146,6 @@ Ref call(PyTypeObject* cls, const ClassRecord& record, const Arguments& argument
 } // namespace
 
 PyObject* apply(
-    PyObject*,
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
@@ -159,25 +155,13 @@ PyObject* apply(
   check_class(cls);
   if (functorch_active() || tracing()) {
     return PyObject_Vectorcall(
-        torch_apply, args, static_cast<size_t>(count), keywords);
+        torch_apply(), args, static_cast<size_t>(count), keywords);
   }
   const ClassRecord record = read_class(cls);
   const Arguments arguments =
       unwrap_dead(bind_arguments(record, args + 1, count - 1, keywords));
   return call(reinterpret_cast<PyTypeObject*>(cls), record, arguments).release();
   END_HANDLE_TH_ERRORS
-}
-
-bool init_apply() {
-  Ref module = Ref::steal(PyImport_ImportModule("torch.autograd"));
-  Ref function =
-      module ? Ref::steal(PyObject_GetAttrString(module.get(), "Function")) : Ref();
-  Ref bound =
-      function ? Ref::steal(PyObject_GetAttr(function.get(), names.apply)) : Ref();
-  Ref plain = bound ? Ref::steal(PyObject_GetAttrString(bound.get(), "__func__"))
-                    : Ref();
-  torch_apply = plain.release();
-  return torch_apply != nullptr;
 }
 
 } // namespace torch_ext

@@ -107,8 +107,8 @@ variable_list PyNode::apply(variable_list&& inputs) {
   Gil gil;
   at::OptionalDeviceGuard device;
   return torch_ext::persisting([&] {
-    Ref self = Ref::share(pyobj());
     State& state = *torch_ext::state_of(*this);
+    Ref self = Ref::share(state.object());
     CallStack gradients;
     for (size_t i = 0; i < inputs.size(); ++i) {
       gradients.push_back(

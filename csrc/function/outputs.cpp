@@ -18,6 +18,8 @@ using torch::autograd::optional_variable_list;
 using torch::autograd::variable_list;
 namespace impl = torch::autograd::impl;
 
+// Messages that end in the air do so in torch, and users match on them.
+
 /// Tensors that ctx was told about, by identity.
 using Marked = std::unordered_set<at::TensorImpl*>;
 
@@ -30,14 +32,12 @@ Marked take_non_differentiable(State& state) {
   }
   TORCH_CHECK(
       PyTuple_Check(tuple.get()),
-      "autograd internal error: non_differentiable attribute is expected to be a tuple but is ",
-      Py_TYPE(tuple.get())->tp_name);
+      "autograd internal error: non_differentiable attribute is expected to be a tuple but is ");
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
     TORCH_CHECK(
         THPVariable_Check(item),
-        "mark_non_differentiable only accepts variable arguments, but got ",
-        Py_TYPE(item)->tp_name);
+        "mark_non_differentiable only accepts variable arguments, but got ");
     marked.insert(THPVariable_Unpack(item).unsafeGetTensorImpl());
   }
   return marked;
@@ -52,16 +52,12 @@ Marked take_dirty(State& state) {
   }
   TORCH_CHECK(
       PyTuple_Check(tuple.get()),
-      "autograd internal error: dirty_tensors attribute is expected to be a tuple but is ",
-      Py_TYPE(tuple.get())->tp_name);
+      "autograd internal error: dirty_tensors attribute is expected to be a tuple but is ");
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
     TORCH_CHECK(
         THPVariable_Check(item),
-        "mark_dirty can only accept variables, but argument ",
-        i,
-        " is of type ",
-        Py_TYPE(item)->tp_name);
+        "mark_dirty can only accept variables, but argument ");
     const at::Tensor& tensor = THPVariable_Unpack(item);
     marked.insert(tensor.unsafeGetTensorImpl());
     impl::bump_version(tensor);
@@ -84,8 +80,7 @@ Marked saved_by_setup_context(const State& state, const TensorsToSave& to_save) 
   if (PyObject* tuple = state.base.saved_for_forward) {
     TORCH_CHECK(
         PyTuple_Check(tuple),
-        "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ",
-        Py_TYPE(tuple)->tp_name);
+        "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ");
     insert_tensors(
         marked,
         PySequence_Fast_ITEMS(tuple),

@@ -50,10 +50,10 @@ TensorsToSave::TensorsToSave(State& state, bool executable) {
   if (!tuple_) {
     return;
   }
+  // torch's message breaks off here too.
   TORCH_CHECK(
       PyTuple_Check(tuple_.get()),
-      "autograd internal error: to_save attribute is expected to be a tuple but is ",
-      Py_TYPE(tuple_.get())->tp_name);
+      "autograd internal error: to_save attribute is expected to be a tuple but is ");
   if (!executable) {
     return;
   }

@@ -1,0 +1,54 @@
+"""The C++ part of torch_ext. Not public: use what ``torch_ext`` exports."""
+
+from typing import Any
+
+import torch
+
+torch_version: str
+"""The torch release that the extension was compiled for."""
+
+class FunctionState(torch._C._FunctionBase):
+    """The ctx of a Function's call, and the grad_fn of what it returned.
+
+    Instances are made by ``apply``, of a subclass that is also a subclass of the
+    ``BackwardCFunction`` that torch made for the Function.
+    """
+
+    to_save: tuple[Any, ...] | None
+    saved_for_forward: tuple[Any, ...] | None
+    dirty_tensors: tuple[Any, ...] | None
+    non_differentiable: tuple[Any, ...] | None
+    needs_input_grad: tuple[bool, ...] | None
+    _materialize_non_diff_grads: bool
+    _compiled_autograd_backward_state: Any
+    @property
+    def saved_tensors(self) -> tuple[torch.Tensor | None, ...]: ...
+    @property
+    def saved_variables(self) -> tuple[torch.Tensor | None, ...]: ...
+    @property
+    def _raw_saved_tensors(self) -> tuple[Any, ...]: ...
+    @property
+    def next_functions(self) -> tuple[tuple[Any, int], ...]: ...
+    @property
+    def metadata(self) -> dict[str, Any]: ...
+    @property
+    def _input_metadata(self) -> tuple[Any, ...]: ...
+    @property
+    def requires_grad(self) -> bool: ...
+    # These two can be set and not read.
+    materialize_grads: bool
+    _is_pure_view: bool
+    def name(self) -> str: ...
+    def register_hook(self, hook: Any) -> torch.utils.hooks.RemovableHandle: ...
+    def register_prehook(self, hook: Any) -> torch.utils.hooks.RemovableHandle: ...
+    def maybe_clear_saved_tensors(self) -> None: ...
+    def _register_hook_dict(self, tensor: torch.Tensor) -> None: ...
+    def _sequence_nr(self) -> int: ...
+    def _set_sequence_nr(self, sequence_nr: int) -> None: ...
+    def _get_compiled_autograd_symints(self) -> tuple[int | torch.SymInt, ...]: ...
+
+def apply(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
+    """Calls the custom Function ``cls`` on the arguments."""
+
+def classes_with_state_type() -> list[type[torch.autograd.Function]]:
+    """The Function classes whose ``_backward_cls`` is torch_ext's subclass of it."""
