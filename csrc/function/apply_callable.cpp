@@ -39,21 +39,14 @@ PyObject* repr(PyObject*) {
   return PyUnicode_FromString("<torch_ext's torch.autograd.Function.apply>");
 }
 
-/// There is one such object; copies and pickles lead to it.
-PyObject* reduce(PyObject*, PyObject*) {
-  Ref builtins = Ref::steal(PyImport_ImportModule("builtins"));
-  Ref getattr = builtins
-      ? Ref::steal(PyObject_GetAttrString(builtins.get(), "getattr"))
-      : Ref();
-  Ref package = getattr ? Ref::steal(PyImport_ImportModule("torch_ext")) : Ref();
-  Ref module =
-      package ? Ref::steal(PyObject_GetAttrString(package.get(), "_C")) : Ref();
-  return module ? Py_BuildValue("O(Os)", getattr.get(), module.get(), "apply")
-                : nullptr;
+/// Copied as functions are: not at all.
+PyObject* copy(PyObject* self, PyObject*) {
+  return Py_NewRef(self);
 }
 
 PyMethodDef callable_methods[] = {
-    {"__reduce__", reduce, METH_NOARGS, nullptr},
+    {"__copy__", copy, METH_NOARGS, nullptr},
+    {"__deepcopy__", copy, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 
 PyTypeObject ApplyCallableType{};
