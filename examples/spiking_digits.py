@@ -324,7 +324,7 @@ def draw(stock, ours, path):
         xlim=(0, slowest),
         ylim=(0, 1.3 * time_axes.get_ylim()[1]),  # room for the legend
     )
-    time_axes.legend(frameon=False, loc="upper left")
+    time_axes.legend(edgecolor="none", framealpha=1, loc="upper left")  # over the median lines
 
     for axes in (loss_axes, time_axes):
         axes.spines[["top", "right"]].set_visible(False)
