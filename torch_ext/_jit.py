@@ -19,8 +19,9 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 from . import _build
 
@@ -91,7 +92,7 @@ def find_compiler() -> Compiler | None:
         return None
     path = os.path.abspath(path)
     try:
-        output = subprocess.run([path, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout
+        output = subprocess.run([path, "--version"], capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise ImportError(f"torch_ext has to be compiled, and the C++ compiler does not run: {error}") from error
     return Compiler(path, output.decode(errors="replace"))

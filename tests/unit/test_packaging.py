@@ -7,6 +7,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +23,8 @@ def environment(folder):
     """A new environment that finds this one's packages, though not what is installed here in editable mode."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
-    purelib = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    with open(f"{purelib}/dependencies.pth", "w") as file:
-        file.write(sysconfig.get_path("purelib") + "\n")
+    purelib = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return str(python)
 
 
