@@ -40,7 +40,7 @@ def make_product(base):
         @staticmethod
         def backward(ctx, grad):
             x, y = ctx.saved_tensors
-            return grad * y, grad * x
+            return grad * y.conj(), grad * x.conj()
 
         @staticmethod
         def jvp(ctx, x_tangent, y_tangent):
