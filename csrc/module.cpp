@@ -2,6 +2,7 @@
 #include <function/apply_callable.h>
 #include <function/class_record.h>
 #include <function/state.h>
+#include <function/user_backward.h>
 #include <python/names.h>
 #include <python/ref.h>
 
@@ -43,7 +44,7 @@ PyModuleDef definition = {
 PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   using torch_ext::Ref;
   if (!torch_ext::init_names() || !torch_ext::init_state_types() ||
-      !torch_ext::init_class_records()) {
+      !torch_ext::init_class_records() || !torch_ext::init_user_backward()) {
     return nullptr;
   }
   Ref apply = Ref::steal(torch_ext::make_apply_callable());

@@ -123,6 +123,8 @@ Ref finish(
       state, inputs, result.get(), to_save, record.separate_setup);
   if (inputs.executable) {
     to_save.save(state, outputs.get());
+  } else {
+    state.maybe_saved.store(false, std::memory_order_release);
   }
   Ref::steal(std::exchange(base.saved_for_forward, nullptr));
   return single ? Ref::share(PyTuple_GET_ITEM(outputs.get(), 0))

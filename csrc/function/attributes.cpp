@@ -114,8 +114,7 @@ PyObject* get_saved_variables(PyObject* self, void*) {
 PyObject* get_raw_saved_tensors(PyObject* self, void*) {
   HANDLE_TH_ERRORS
   State& state = as_state(self);
-  TORCH_CHECK(
-      !state.base.has_freed_buffers, torch::autograd::ERR_BACKWARD_TWICE);
+  TORCH_CHECK(!state.freed(), torch::autograd::ERR_BACKWARD_TWICE);
   auto& saved = state.base.saved_variables;
   Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(saved.size())));
   state.raw_saved_shown = true;

@@ -1,6 +1,7 @@
 // PyNode: the graph node of a custom Function, and its way through backward.
 #include <function/saved.h>
 #include <function/state.h>
+#include <function/user_backward.h>
 #include <python/error.h>
 #include <python/gil.h>
 #include <python/names.h>
@@ -72,21 +73,39 @@ Ref check_count(const PyNode& node, Ref result, size_t expected) {
   return result;
 }
 
+/// callable(object, *gradients), or callable(*gradients) for a bound method.
+Ref call_with(
+    PyObject* callable,
+    PyObject* object,
+    const CallStack& gradients,
+    bool bound) {
+  c10::SmallVector<PyObject*, 10> stack{nullptr, object};
+  for (const Ref& gradient : gradients) {
+    stack.push_back(gradient.get());
+  }
+  // The slot before the first argument is the callee's to use.
+  const size_t skip = bound ? 2 : 1;
+  return checked(PyObject_Vectorcall(
+      callable,
+      stack.data() + skip,
+      (stack.size() - skip) | PY_VECTORCALL_ARGUMENTS_OFFSET,
+      nullptr));
+}
+
 /// Calls the attribute `name` of the state with the gradients.
 Ref call_method(PyObject* object, PyObject* name, const CallStack& gradients) {
   PyObject* method = nullptr;
   const bool unbound = torch_ext::compat::get_method(object, name, &method);
   Ref callable = checked(method);
-  c10::SmallVector<PyObject*, 10> stack{nullptr, object};
-  for (const Ref& gradient : gradients) {
-    stack.push_back(gradient.get());
+  return call_with(callable.get(), object, gradients, !unbound);
+}
+
+/// grad_fn.apply(*gradients).
+Ref call_apply(PyObject* object, const CallStack& gradients) {
+  if (Ref backward = torch_ext::find_user_backward(object)) {
+    return call_with(backward.get(), object, gradients, /*bound=*/false);
   }
-  const size_t skip = unbound ? 1 : 2;
-  return checked(PyObject_Vectorcall(
-      callable.get(),
-      stack.data() + skip,
-      (stack.size() - skip) | PY_VECTORCALL_ARGUMENTS_OFFSET,
-      nullptr));
+  return call_method(object, names.apply, gradients);
 }
 
 /// The gradients in one list that backward may empty as it goes.
@@ -118,7 +137,7 @@ variable_list PyNode::apply(variable_list&& inputs) {
     inputs.clear();
     Ref result = state.base.boxed_grads_call
         ? call_boxed(self.get(), std::move(gradients))
-        : call_method(self.get(), names.apply, gradients);
+        : call_apply(self.get(), gradients);
     gradients.clear();
     const std::vector<bool>& is_tensor = state.base.is_variable_input;
     result = check_count(*this, std::move(result), is_tensor.size());
@@ -171,15 +190,19 @@ PyObject* PyNode::to_py_args(
 }
 
 void PyNode::release_variables() {
-  // Runs at the node's end too, maybe after Python's: then what was saved is
-  // left where it is.
-  if (Py_IsInitialized()) {
-    Gil gil;
-    if (State* state = torch_ext::state_of(*this)) {
-      torch_ext::drop_saved(*state);
-      state->base.has_freed_buffers = 1;
-    }
+  // Runs at the node's end too, when the state is gone, or Python itself: then
+  // what was saved is left where it is.
+  State* state = torch_ext::state_of(*this);
+  if (state == nullptr || !Py_IsInitialized()) {
+    return;
   }
+  // The engine calls this after every node; most have nothing that would take
+  // the GIL to let go of.
+  if (state->has_saved()) {
+    Gil gil;
+    torch_ext::drop_saved(*state);
+  }
+  state->set_freed();
 }
 
 std::string PyNode::name() const {

@@ -77,6 +77,7 @@ PyObject* const* TensorsToSave::end() const {
 
 void TensorsToSave::save(State& state, PyObject* outputs) const {
   if (!tuple_ || begin() == end()) {
+    state.maybe_saved.store(false, std::memory_order_release);
     return;
   }
   // Built aside: default pack hooks run Python code, which may look at ctx.
@@ -92,11 +93,12 @@ void TensorsToSave::save(State& state, PyObject* outputs) const {
   }
   drop_saved(state);
   state.base.saved_variables = std::move(saved);
+  state.maybe_saved.store(true, std::memory_order_release);
 }
 
 Ref unpack_saved(State& state) {
   THPFunction& base = state.base;
-  TORCH_CHECK(!base.has_freed_buffers, torch::autograd::ERR_BACKWARD_TWICE);
+  TORCH_CHECK(!state.freed(), torch::autograd::ERR_BACKWARD_TWICE);
   const size_t count = base.saved_variables.size();
   Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(count)));
   Unpacking guard(state);

@@ -34,6 +34,8 @@ PyObject* state_new(PyTypeObject* type, PyObject*, PyObject*) {
   new (&base.is_variable_input) std::vector<bool>();
   new (&base.cdata) compat::NodePtr();
   new (&state->retired) std::vector<std::vector<SavedVariable>>();
+  // torch's own apply, which may fill this state too, doesn't know of the flag.
+  new (&state->maybe_saved) std::atomic<bool>(true);
   base.materialize_grads = true;
   base.materialize_non_diff_grads = true;
   state->input_count = -1;
@@ -139,6 +141,7 @@ void drop_saved(State& state) {
   // Moved out first: what a tensor's end runs may look at this state.
   std::vector<SavedVariable> saved;
   saved.swap(state.base.saved_variables);
+  state.maybe_saved.store(false, std::memory_order_release);
   if (state.unpacking == 0) {
     for (auto& variable : saved) {
       variable = SavedVariable();

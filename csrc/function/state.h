@@ -3,6 +3,8 @@
 
 #include <compat.h>
 
+#include <atomic>
+
 namespace torch_ext {
 
 /// Instances of torch_ext._C.FunctionState. torch's own struct comes first, so
@@ -24,11 +26,26 @@ struct State {
   uint32_t unpacking;
   bool raw_saved_shown;
 
+  /// Whether base.saved_variables may have any. Read without the GIL.
+  std::atomic<bool> maybe_saved;
+
   PyObject* object() {
     return reinterpret_cast<PyObject*>(this);
   }
   torch::autograd::Node& node() {
     return *base.cdata;
+  }
+  bool has_saved() const {
+    return maybe_saved.load(std::memory_order_acquire);
+  }
+  /// Whether the engine has released what was saved. Needs no GIL.
+  bool freed() {
+    return std::atomic_ref<char>(base.has_freed_buffers)
+               .load(std::memory_order_acquire) != 0;
+  }
+  void set_freed() {
+    std::atomic_ref<char>(base.has_freed_buffers)
+        .store(1, std::memory_order_release);
   }
 };
 

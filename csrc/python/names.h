@@ -9,6 +9,7 @@ namespace torch_ext {
   X(apply)                              \
   X(apply_boxed)                        \
   X(apply_jvp)                          \
+  X(backward)                           \
   X(boxed_grads_call)                   \
   X(clear_saved_tensors_on_access)      \
   X(forward)                            \
@@ -18,10 +19,12 @@ namespace torch_ext {
   X(setup_context)                      \
   X(unwrap_if_dead)                     \
   X(view_as)                            \
+  X(vjp)                                \
   X(_aot_id)                            \
   X(_backward_cls)                      \
   X(_compiled_autograd_key)             \
   X(_forward_cls)                       \
+  X(_get_user_fn)                       \
   X(__code__)                           \
   X(__module__)                         \
   X(__qualname__)                       \

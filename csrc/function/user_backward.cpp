@@ -1,0 +1,71 @@
+#include <function/user_backward.h>
+
+#include <compat.h>
+#include <python/error.h>
+#include <python/names.h>
+
+namespace torch_ext {
+
+namespace {
+
+// torch's own, owned for the life of the process.
+PyObject* torch_function = nullptr; // torch.autograd.Function
+PyObject* torch_apply = nullptr; // BackwardCFunction.apply
+PyObject* torch_get_user_fn = nullptr; // BackwardCFunction._get_user_fn
+
+/// Whether object.<name> is the method `function`, by way of its class.
+bool is_method(PyObject* object, PyObject* name, PyObject* function) {
+  PyObject* method = nullptr;
+  const bool unbound = compat::get_method(object, name, &method);
+  return checked(method).get() == function && unbound;
+}
+
+/// cls.<name>, or null where that is what torch.autograd.Function has.
+Ref overridden(PyObject* cls, PyObject* name) {
+  Ref own = checked(PyObject_GetAttr(cls, name));
+  Ref inherited = checked(PyObject_GetAttr(torch_function, name));
+  return own.get() == inherited.get() ? Ref() : std::move(own);
+}
+
+} // namespace
+
+Ref find_user_backward(PyObject* grad_fn) {
+  if (!is_method(grad_fn, names.apply, torch_apply) ||
+      !is_method(grad_fn, names._get_user_fn, torch_get_user_fn)) {
+    return Ref();
+  }
+  Ref cls = checked(PyObject_GetAttr(grad_fn, names._forward_cls));
+  Ref boxed = checked(PyObject_GetAttr(cls.get(), names.boxed_grads_call));
+  if (boxed.get() != Py_False) {
+    return Ref();
+  }
+  Ref backward = overridden(cls.get(), names.backward);
+  Ref vjp = overridden(cls.get(), names.vjp);
+  if (backward && vjp) {
+    return Ref();
+  }
+  return backward ? std::move(backward) : std::move(vjp);
+}
+
+bool init_user_backward() {
+  Ref module = Ref::steal(PyImport_ImportModule("torch.autograd.function"));
+  Ref function = module
+      ? Ref::steal(PyObject_GetAttrString(module.get(), "Function"))
+      : Ref();
+  Ref base = function
+      ? Ref::steal(PyObject_GetAttrString(module.get(), "BackwardCFunction"))
+      : Ref();
+  Ref apply = base ? Ref::steal(PyObject_GetAttr(base.get(), names.apply)) : Ref();
+  Ref get_user_fn = apply
+      ? Ref::steal(PyObject_GetAttr(base.get(), names._get_user_fn))
+      : Ref();
+  if (!get_user_fn) {
+    return false;
+  }
+  torch_function = function.release();
+  torch_apply = apply.release();
+  torch_get_user_fn = get_user_fn.release();
+  return true;
+}
+
+} // namespace torch_ext
