@@ -138,7 +138,7 @@ Ref call(PyTypeObject* cls, const ClassRecord& record, const Arguments& argument
   Inputs inputs(arguments);
   Ref ctx = checked(
       new_state(reinterpret_cast<PyTypeObject*>(record.state_type.get())));
-  State& state = *reinterpret_cast<State*>(ctx.get());
+  State& state = as_state(ctx.get());
   prepare_state(state, record, inputs);
   Ref result = call_forward(
       reinterpret_cast<PyObject*>(cls), record, state, arguments);

@@ -13,10 +13,6 @@ namespace {
 
 using torch::autograd::SavedVariable;
 
-State& as_state(PyObject* object) {
-  return *reinterpret_cast<State*>(object);
-}
-
 // --- Objects that forward leaves on ctx for apply() to pick up ---------------
 
 template <PyObject* THPFunction::* slot>

@@ -14,10 +14,6 @@ namespace torch_ext {
 
 namespace {
 
-State& as_state(PyObject* object) {
-  return *reinterpret_cast<State*>(object);
-}
-
 PyObject* name(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
   return PyUnicode_FromString(as_state(self).node().name().c_str());

@@ -14,10 +14,6 @@ namespace {
 using torch::autograd::SavedVariable;
 using torch::autograd::VariableInfo;
 
-State* as_state(PyObject* object) {
-  return reinterpret_cast<State*>(object);
-}
-
 PyObject* state_new(PyTypeObject* type, PyObject*, PyObject*) {
   PyObject* object = type->tp_alloc(type, 0);
   if (object == nullptr) {
@@ -25,20 +21,20 @@ PyObject* state_new(PyTypeObject* type, PyObject*, PyObject*) {
   }
   HANDLE_TH_ERRORS
   // tp_alloc zeroes the memory; members whose zero is not their start follow.
-  auto* state = as_state(object);
-  THPFunction& base = state->base;
+  State& state = as_state(object);
+  THPFunction& base = state.base;
   new (&base.compiled_autograd_symints) std::vector<c10::SymInt>();
   new (&base.output_info) std::vector<VariableInfo>();
   new (&base.input_info) std::vector<VariableInfo>();
   new (&base.saved_variables) std::vector<SavedVariable>();
   new (&base.is_variable_input) std::vector<bool>();
   new (&base.cdata) compat::NodePtr();
-  new (&state->retired) std::vector<std::vector<SavedVariable>>();
+  new (&state.retired) std::vector<std::vector<SavedVariable>>();
   // torch's own apply, which may fill this state too, doesn't know of the flag.
-  new (&state->maybe_saved) std::atomic<bool>(true);
+  new (&state.maybe_saved) std::atomic<bool>(true);
   base.materialize_grads = true;
   base.materialize_non_diff_grads = true;
-  state->input_count = -1;
+  state.input_count = -1;
   try {
     base.cdata = compat::make_py_node(object);
   } catch (...) {
@@ -69,7 +65,7 @@ int traverse_saved(const SavedVariable& saved, visitproc visit, void* arg) {
 }
 
 int state_traverse(PyObject* object, visitproc visit, void* arg) {
-  THPFunction& base = as_state(object)->base;
+  THPFunction& base = as_state(object).base;
   Py_VISIT(base.needs_input_grad);
   Py_VISIT(base.to_save);
   Py_VISIT(base.non_differentiable);
@@ -86,7 +82,7 @@ int state_traverse(PyObject* object, visitproc visit, void* arg) {
 }
 
 int state_clear(PyObject* object) {
-  THPFunction& base = as_state(object)->base;
+  THPFunction& base = as_state(object).base;
   Py_CLEAR(base.needs_input_grad);
   Py_CLEAR(base.to_save);
   Py_CLEAR(base.non_differentiable);
@@ -99,15 +95,15 @@ int state_clear(PyObject* object) {
 void state_dealloc(PyObject* object) {
   PyObject_GC_UnTrack(object);
   state_clear(object);
-  auto* state = as_state(object);
-  THPFunction& base = state->base;
+  State& state = as_state(object);
+  THPFunction& base = state.base;
   if (base.cdata) {
     compat::forget_py_object(base.cdata, object);
   }
   // The node goes first: hooks and edges may refer to what is saved.
   using compat::NodePtr;
   base.cdata.~NodePtr();
-  state->retired.~vector();
+  state.retired.~vector();
   base.is_variable_input.~vector();
   base.saved_variables.~vector();
   base.input_info.~vector();

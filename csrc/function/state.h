@@ -56,6 +56,10 @@ extern PyTypeObject StateType;
 /// the subclass.
 extern PyTypeObject StateMetaType;
 
+inline State& as_state(PyObject* object) {
+  return *reinterpret_cast<State*>(object);
+}
+
 inline bool is_state_type(PyTypeObject* type) {
   return PyType_IsSubtype(type, &StateType) != 0;
 }
