@@ -25,13 +25,15 @@ _MAX_DEPTH = 8
 
 _SAME_IN_BOTH = (
     (re.compile(r"0x[0-9a-fA-F]+"), "0x..."),
+    # Sizes of jagged tensors are symbols, numbered in each process.
+    (re.compile(r"\bj\d+\b"), "j..."),
     # The class in which `apply` is looked up is the one thing that has another name.
     (re.compile(r"\btorch_ext\.function\.Function\b"), "torch.autograd.function.Function"),
 )
 
 
 def normalise(text):
-    """``text`` without what differs between two runs of the same program: addresses."""
+    """``text`` without what differs between two runs of the same program."""
     for pattern, replacement in _SAME_IN_BOTH:
         text = pattern.sub(replacement, text)
     return text
