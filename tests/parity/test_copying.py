@@ -101,8 +101,10 @@ def comparing_and_hashing(s):
     square = make_square(s.Function)
     x = s.randn(2, requires_grad=True)
     a, b = square.apply(x), square.apply(x)
-    s.record("apply", square.apply == square.apply, hash(square.apply) == hash(square.apply), square.apply is square.apply)
-    s.record("nodes", a.grad_fn == a.grad_fn, a.grad_fn == b.grad_fn, a.grad_fn is a.grad_fn, len({a.grad_fn, b.grad_fn, a.grad_fn}))
+    s.record("apply", square.apply == square.apply, hash(square.apply) == hash(square.apply))
+    s.record("a new method each time", square.apply is square.apply)
+    s.record("nodes", a.grad_fn == a.grad_fn, a.grad_fn == b.grad_fn, a.grad_fn is a.grad_fn)
+    s.record("in a set", len({a.grad_fn, b.grad_fn, a.grad_fn}))
     s.record("as keys", {a.grad_fn: 1}[a.grad_fn])
 
 

@@ -221,7 +221,10 @@ def functional_jacobian_and_hessian(s):
     square = make_square(s.Function)
     x = s.randn(3)
     for vectorize in False, True:
-        s.record(f"jacobian, vectorize={vectorize}", torch.autograd.functional.jacobian(square.apply, x, vectorize=vectorize))
+        s.record(
+            f"jacobian, vectorize={vectorize}",
+            torch.autograd.functional.jacobian(square.apply, x, vectorize=vectorize),
+        )
         s.record(
             f"hessian, vectorize={vectorize}",
             torch.autograd.functional.hessian(lambda x: square.apply(x).sum() ** 2, x, vectorize=vectorize),

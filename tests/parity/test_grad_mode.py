@@ -11,7 +11,8 @@ def make_mode_reporter(s):
     class Reporter(s.Function):
         @staticmethod
         def forward(x):
-            s.record("forward", torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch._C._is_fwd_grad_enabled())
+            s.record("forward", torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled())
+            s.record("inference mode", torch.is_inference_mode_enabled())
             return x * 2
 
         @staticmethod

@@ -582,7 +582,7 @@ class NotAFunction:
 @pytest.mark.parametrize(
     "wrong",
     [None, 3, "Double", torch.sin, NotAFunction, NotAFunction(), torch.Tensor, Function.apply],
-    ids=repr,
+    ids=["None", "int", "str", "builtin", "class", "instance", "Tensor", "apply"],
 )
 def test_accelerate_rejects_what_is_no_function_class(wrong):
     with pytest.raises(TypeError, match="torch.autograd.Function"):
