@@ -1,0 +1,169 @@
+"""What a graph tells of a backward that failed in it: the way there, and where values stopped being finite.
+
+Only looks: no hook runs, no saved tensor is unpacked by user code, nothing is added to the graph.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+
+def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node | None]:
+    """The nodes that a backward from ``roots`` can run, nearest first, each with the node it is reached from.
+
+    The wrappers of C++ nodes have their identity only while somebody holds them; the dict does.
+    """
+    came_from: dict[Node, Node | None] = {}
+    for root in roots:
+        if isinstance(root, GradientEdge) or root.requires_grad:
+            edge = root if isinstance(root, GradientEdge) else get_gradient_edge(root)
+            came_from.setdefault(edge.node, None)
+    queue = deque(came_from)
+    while queue:
+        node = queue.popleft()
+        for following in next_nodes(node):
+            if following not in came_from:
+                came_from[following] = node
+                queue.append(following)
+    return came_from
+
+
+def next_nodes(node: Node) -> list[Node]:
+    return [following for following, _ in node.next_functions if following is not None]
+
+
+def path_to(node: Node, came_from: dict[Node, Node | None]) -> list[Node]:
+    """From a root to ``node``, by as few edges as possible."""
+    path: list[Node] = []
+    step: Node | None = node
+    while step is not None:
+        path.append(step)
+        step = came_from[step]
+    return path[::-1]
+
+
+def around(failing: Node, graph: dict[Node, Node | None], distance: int, limit: int) -> list[Node]:
+    """The nodes at most ``distance`` edges from ``failing``, whatever the edges' direction, nearest first."""
+    neighbours: dict[Node, list[Node]] = {node: next_nodes(node) for node in graph}
+    for node in graph:
+        for following in next_nodes(node):
+            neighbours[following].append(node)
+    found = {failing: 0}
+    queue = deque([failing])
+    while queue:
+        node = queue.popleft()
+        for neighbour in neighbours[node] if found[node] < distance else ():
+            if neighbour not in found and len(found) < limit:
+                found[neighbour] = found[node] + 1
+                queue.append(neighbour)
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A tensor that is not finite.
+
+    Args:
+        node: the node that produced it; where nothing in the graph did, the one that saved it.
+        produced: whether ``node`` produced it.
+        tensor: where it was seen.
+        nans, infs: how many of its values are NaN and infinite.
+    """
+
+    node: Node
+    produced: bool
+    tensor: str
+    nans: int
+    infs: int
+
+
+def first_non_finite(path: list[Node], roots: tuple[torch.Tensor | GradientEdge, ...]) -> Evidence | None:
+    """The earliest non-finite tensor of the forward that led to the last node of ``path``.
+
+    Looks at what the nodes before it have saved, then at what the nodes of the path have, then at the roots.
+    What backward has been through is freed, unless the graph is retained.
+    """
+    for node in [*_forward_order(path[-1]), *reversed(path[:-1])]:
+        for label, tensor in _saved(node):
+            evidence = _evidence(node, tensor, f"{label} of {node.name()}")
+            if evidence is not None:
+                return evidence
+    for root in roots:
+        if isinstance(root, torch.Tensor):
+            evidence = _evidence(path[0], root, "what backward was called on")
+            if evidence is not None:
+                return evidence
+    return None
+
+
+def _forward_order(last: Node) -> list[Node]:
+    """``last`` and all it was computed from, inputs first."""
+    order: list[Node] = []
+    seen = {last}
+    stack = [(last, iter(next_nodes(last)))]
+    while stack:
+        node, inputs = stack[-1]
+        for earlier in inputs:
+            if earlier not in seen:
+                seen.add(earlier)
+                stack.append((earlier, iter(next_nodes(earlier))))
+                break
+        else:
+            order.append(node)
+            stack.pop()
+    return order
+
+
+def _saved(node: Node) -> Iterator[tuple[str, torch.Tensor]]:
+    """What ``node`` has saved, or accumulates into, with names; not what only a user's hook could unpack."""
+    variable = getattr(node, "variable", None)
+    if isinstance(variable, torch.Tensor):
+        yield "variable", variable
+    for name in dir(type(node)):
+        if not name.startswith("_raw_saved_"):
+            continue
+        saved = _get(node, name)
+        several = isinstance(saved, tuple)
+        for index, each in enumerate(saved if several else (saved,)):
+            if _get(each, "unpack_hook", True) is None:
+                tensor = _get(each, "data")
+                if isinstance(tensor, torch.Tensor):
+                    label = name.removeprefix("_raw_saved_")
+                    yield (f"{label}[{index}]" if several else label), tensor
+
+
+def _get(obj: Any, name: str, default: Any = None) -> Any:
+    """An attribute, or ``default`` where there is none or it is freed."""
+    try:
+        return getattr(obj, name)
+    except (AttributeError, RuntimeError):
+        return default
+
+
+def _evidence(node: Node, tensor: torch.Tensor, label: str) -> Evidence | None:
+    nans, infs = _count_non_finite(tensor)
+    producer = _get(tensor, "grad_fn")
+    # Infinities in a constant are there on purpose: it is a mask.
+    if nans == 0 and (infs == 0 or not tensor.requires_grad):
+        return None
+    return Evidence(node if producer is None else producer, producer is not None, label, nans, infs)
+
+
+def _count_non_finite(tensor: torch.Tensor) -> tuple[int, int]:
+    """How many values are NaN and infinite; none where that can't be looked up (no values, a mode, a subclass)."""
+    try:
+        # Looking must not run a subclass's or a mode's code, nor add to the graph.
+        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch(), torch.no_grad():
+            if not (tensor.is_floating_point() or tensor.is_complex()):
+                return 0, 0
+            if tensor.layout == torch.sparse_coo:
+                tensor = tensor._values()
+            elif tensor.layout != torch.strided:
+                tensor = tensor.values()
+            return int(tensor.isnan().sum()), int(tensor.isinf().sum())
+    except (RuntimeError, NotImplementedError, TypeError):
+        return 0, 0

@@ -1,0 +1,71 @@
+"""The graph around a failing node as a picture, drawn by Graphviz."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._anomaly_report import Neighbour, Report
+
+# Distinct to the colour-blind too; the labels say the same in words.
+_FAILING = 'fillcolor="#D55E00" fontcolor="white"'
+_BORN = 'color="#0072B2" penwidth=3'
+_BAD_EDGE = 'color="#D55E00" fontcolor="#D55E00" penwidth=2'
+
+
+def draw(report: "Report", path: str | os.PathLike[str]) -> None:
+    """See :meth:`Report.draw`."""
+    path = Path(path)
+    source = to_dot(report).encode()
+    if path.suffix in (".dot", ".gv"):
+        path.write_bytes(source)
+        return
+    if not path.suffix:
+        raise ValueError(f"the suffix of {str(path)!r} has to name a format: .svg, .png, .pdf ...")
+    program = shutil.which("dot")
+    if program is None:
+        raise RuntimeError(
+            "drawing needs Graphviz, whose program dot was not found: install it (apt install graphviz, "
+            "brew install graphviz, conda install graphviz), or draw to a file named *.dot, which needs nothing"
+        )
+    # Written only when all of it is there.
+    done = subprocess.run([program, f"-T{path.suffix[1:]}"], input=source, capture_output=True)
+    if done.returncode != 0:
+        raise ValueError(f"Graphviz could not draw {str(path)!r}: {done.stderr.decode(errors='replace').strip()}")
+    path.write_bytes(done.stdout)
+
+
+def to_dot(report: "Report") -> str:
+    """The graph in Graphviz's language; edges point as gradients flow."""
+    lines = [
+        "digraph {",
+        f"  label={_quote(report.error)} labelloc=t fontname=Helvetica",
+        '  node [shape=box style="rounded,filled" fillcolor=white fontname=Helvetica]',
+        "  edge [fontname=Helvetica fontsize=10]",
+    ]
+    for index, node in enumerate(report.neighbours):
+        style = " ".join([_FAILING] * node.failing + [_BORN] * node.born)
+        lines.append(f"  {index} [label={_quote(_label(report, node))} {style}]")
+    for edge in report.edges:
+        bad = report.neighbours[edge.start].failing and edge.output == report.output_index
+        word = {"nan": "NaN", "exception": "invalid"}[report.found]
+        lines.append(f"  {edge.start} -> {edge.end}" + (f" [label={word} {_BAD_EDGE}]" if bad else ""))
+    return "\n".join([*lines, "}", ""])
+
+
+def _label(report: "Report", node: "Neighbour") -> str:
+    lines = [node.name]
+    if node.failing:
+        lines.append("gave NaN" if report.found == "nan" else "failed")
+    if node.born:
+        lines.append("first values not finite")
+    if node.place is not None:
+        lines += [f"{os.path.basename(node.place.file)}:{node.place.line} {node.place.function}", node.place.source]
+    return "\n".join(filter(None, lines))
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
