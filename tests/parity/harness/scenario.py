@@ -19,8 +19,8 @@ class Scenario:
     """What a scenario is given: an implementation, a device, and a transcript to write to.
 
     Attributes:
-        Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable: of the implementation
-            under test.
+        Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable, detect_anomaly,
+            set_detect_anomaly: of the implementation under test.
         device: where tensors are made.
         lines: the transcript so far.
     """
@@ -31,6 +31,8 @@ class Scenario:
         self.InplaceFunction = api.InplaceFunction
         self.NestedIOFunction = api.NestedIOFunction
         self.once_differentiable = api.once_differentiable
+        self.detect_anomaly = api.detect_anomaly
+        self.set_detect_anomaly = api.set_detect_anomaly
         self.device = device
         self.lines = []
         self._is_oracle = is_oracle

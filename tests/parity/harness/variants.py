@@ -7,7 +7,15 @@ from types import SimpleNamespace
 
 import torch
 
-NAMES = ("Function", "FunctionCtx", "InplaceFunction", "NestedIOFunction", "once_differentiable")
+NAMES = (
+    "Function",
+    "FunctionCtx",
+    "InplaceFunction",
+    "NestedIOFunction",
+    "detect_anomaly",
+    "once_differentiable",
+    "set_detect_anomaly",
+)
 
 
 @dataclass(frozen=True)
@@ -34,15 +42,19 @@ def _nothing_installed():
     yield
 
 
+def _collect(*modules):
+    return SimpleNamespace(**{name: vars(m)[name] for m in modules for name in NAMES if name in vars(m)})
+
+
 def _stock_api():
-    return SimpleNamespace(**{name: getattr(torch.autograd.function, name) for name in NAMES})
+    return _collect(torch.autograd.function, torch.autograd.anomaly_mode)
 
 
 # torch_ext is imported only where it is used: `--variant stock` works without it.
 def _our_api():
-    import torch_ext
+    import torch_ext.anomaly
 
-    return torch_ext
+    return _collect(torch_ext, torch_ext.anomaly)
 
 
 def _installed():

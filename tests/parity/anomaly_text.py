@@ -1,0 +1,79 @@
+"""What anomaly mode prints, in the order in which it does, as a scenario can compare it.
+
+Two differences are documented and not looked at: a custom Function's call and the engine run through other
+frames than stock's, and an exception has torch_ext's notes.
+"""
+
+import contextlib
+import re
+import sys
+import warnings
+from pathlib import Path
+
+from harness.describe import user_lines
+
+_HERE = str(Path(__file__).parent)
+_ENTRY = re.compile(r'^  File "(?P<file>.*)", line \d+, in (?P<function>.*)\n(?:    .*\n)?', re.M)
+_PLUMBING = (("torch/autograd/function.py", "apply"), ("torch_ext/anomaly.py", "run_backward"))
+_TORCH_SOURCE = re.compile(r" \(Triggered internally at [^)]*\)")
+_COMPILED = re.compile(r"<eval_with_key>\.\d+")
+
+
+def comparable(text):
+    """A warning's text without torch's source line, and its stack from the scenario on, without plumbing."""
+    text = _COMPILED.sub("<eval_with_key>", _TORCH_SOURCE.sub("", text))
+    head, stack = [], []
+    for entry in _ENTRY.finditer(text):
+        file, function = entry["file"], entry["function"]
+        if not stack:
+            head.append(text[: entry.start()])
+        if stack or file.startswith(_HERE) and "/harness/" not in file:
+            if not any(file.endswith(end) and function == name for end, name in _PLUMBING):
+                stack.append(entry[0])
+    if not head:
+        return text
+    return head[0] + "".join(stack)
+
+
+@contextlib.contextmanager
+def printing(s):
+    """Record every warning as it is given, and every exception that can only be reported."""
+
+    def showwarning(message, category, filename, lineno, file=None, line=None):
+        place = f"line {lineno}" if filename.startswith(_HERE) else "library"
+        s.record(f"{category.__name__} at {place}", comparable(str(message)))
+
+    def unraisable(report):
+        s.record("unraisable", type(report.exc_value), comparable(str(report.exc_value)))
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = showwarning
+            yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def attempt(s, label, call, *args, **kwargs):
+    """Record what call(*args, **kwargs) raises, but for its notes, and all that is printed meanwhile."""
+    with printing(s):
+        try:
+            result = call(*args, **kwargs)
+        except BaseException as error:
+            s.record(label, type(error), comparable(str(error)), repr(error.__cause__), user_lines(error.__traceback__))
+        else:
+            s.record(label, "returned")
+            return result
+    return None
+
+
+def under(s, label, call, **options):
+    """The same with the implementation's ``detect_anomaly(**options)`` in force."""
+
+    def body():
+        with s.detect_anomaly(**options):
+            return call()
+
+    return attempt(s, label, body)
