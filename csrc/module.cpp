@@ -3,6 +3,7 @@
 #include <function/class_record.h>
 #include <function/state.h>
 #include <function/user_backward.h>
+#include <hooks/register.h>
 #include <python/names.h>
 #include <python/ref.h>
 
@@ -51,6 +52,7 @@ PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   Ref module = apply ? Ref::steal(PyModule_Create(&definition)) : Ref();
   if (!module ||
       PyModule_AddObjectRef(module.get(), "apply", apply.get()) < 0 ||
+      PyModule_AddFunctions(module.get(), torch_ext::hook_methods) < 0 ||
       PyModule_AddObjectRef(
           module.get(),
           "FunctionState",

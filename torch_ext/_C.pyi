@@ -52,3 +52,15 @@ def apply(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> A
 
 def classes_with_state_type() -> list[type[torch.autograd.Function]]:
     """The Function classes whose ``_backward_cls`` is torch_ext's subclass of it."""
+
+def tensor_hooks(tensor: torch.Tensor, /) -> dict[int, Any]:
+    """The tensor's ``_backward_hooks``, made and attached on first use."""
+
+def post_accumulate_grad_hooks(tensor: torch.Tensor, /) -> dict[int, Any]:
+    """The leaf's ``_post_accumulate_grad_hooks``, made and attached on first use."""
+
+def register_prehook(node: Any, hook: Any, /) -> torch.utils.hooks.RemovableHandle:
+    """``node.register_prehook(hook)``, run by torch_ext where it is the first."""
+
+def register_posthook(node: Any, hook: Any, /) -> torch.utils.hooks.RemovableHandle:
+    """``node.register_hook(hook)``, run by torch_ext where it is the first."""

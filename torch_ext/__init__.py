@@ -17,6 +17,7 @@ from torch.autograd.function import (  # noqa: E402
     once_differentiable,
 )
 
+from . import hooks  # noqa: E402
 from ._install import (  # noqa: E402
     accelerate,
     install,
@@ -33,6 +34,7 @@ __all__ = [
     "NestedIOFunction",
     "__version__",
     "accelerate",
+    "hooks",
     "install",
     "installed",
     "is_installed",

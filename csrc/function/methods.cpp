@@ -2,11 +2,10 @@
 // rest).
 #include <function/saved.h>
 #include <function/state.h>
+#include <hooks/register.h>
 #include <python/error.h>
 
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/csrc/autograd/python_cpp_function.h>
-#include <torch/csrc/autograd/python_hook.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/python_numbers.h>
 
@@ -42,15 +41,15 @@ PyObject* maybe_clear_saved_tensors(PyObject* self, PyObject*) {
   END_HANDLE_TH_ERRORS
 }
 
-PyObject* register_hook(PyObject* self, PyObject* hook) {
+PyObject* state_register_hook(PyObject* self, PyObject* hook) {
   HANDLE_TH_ERRORS
-  return torch::autograd::registerFunctionHook(as_state(self).node(), hook);
+  return register_posthook(as_state(self).node(), hook);
   END_HANDLE_TH_ERRORS
 }
 
-PyObject* register_prehook(PyObject* self, PyObject* hook) {
+PyObject* state_register_prehook(PyObject* self, PyObject* hook) {
   HANDLE_TH_ERRORS
-  return torch::autograd::registerFunctionPreHook(as_state(self).node(), hook);
+  return register_prehook(as_state(self).node(), hook);
   END_HANDLE_TH_ERRORS
 }
 
@@ -64,9 +63,7 @@ PyObject* register_hook_dict(PyObject* self, PyObject* tensor) {
       hooks != nullptr && PyDict_Check(hooks),
       "_register_hook_dict expected a Tensor with a dict of backward hooks; "
       "use Tensor.register_hook");
-  as_state(self).node().add_tensor_pre_hook(
-      std::make_unique<torch::autograd::PyFunctionTensorPreHook>(
-          hooks, THPVariable_Unpack(tensor).output_nr()));
+  add_tensor_hooks(as_state(self).node(), THPVariable_Unpack(tensor), hooks);
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
@@ -95,8 +92,8 @@ PyMethodDef state_methods[] = {
      maybe_clear_saved_tensors,
      METH_NOARGS,
      nullptr},
-    {"register_hook", register_hook, METH_O, nullptr},
-    {"register_prehook", register_prehook, METH_O, nullptr},
+    {"register_hook", state_register_hook, METH_O, nullptr},
+    {"register_prehook", state_register_prehook, METH_O, nullptr},
     {"_register_hook_dict", register_hook_dict, METH_O, nullptr},
     {"_get_compiled_autograd_symints",
      get_compiled_autograd_symints,

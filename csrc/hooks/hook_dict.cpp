@@ -1,0 +1,153 @@
+#include <hooks/hook_dict.h>
+
+#include <python/error.h>
+#include <python/gil.h>
+
+#include <torch/csrc/PyInterpreter.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/python_strings.h>
+
+namespace torch_ext {
+
+namespace {
+
+using torch::autograd::variable_list;
+
+/// By the type itself: what isinstance() says can be made up.
+bool is_tensor(PyObject* object) {
+  return PyObject_TypeCheck(
+             object, reinterpret_cast<PyTypeObject*>(THPVariableClass)) != 0;
+}
+
+std::string hook_name(PyObject* hook) {
+  Ref name = Ref::steal(PyObject_GetAttrString(hook, "__name__"));
+  if (!name) {
+    PyErr_Clear();
+  }
+  return name && THPUtils_checkString(name.get())
+      ? THPUtils_unpackString(name.get())
+      : "<unknown>";
+}
+
+/// Throws where `result`, which `hook` returned, can't stand for the tensor
+/// `value`.
+void check_tensor(PyObject* value, PyObject* result, PyObject* hook) {
+  if (result == Py_None) {
+    return;
+  }
+  if (value == Py_None) {
+    throw std::runtime_error(
+        "can't replace a None gradient with a non-None value");
+  }
+  if (!is_tensor(result)) {
+    raise(
+        PyExc_TypeError,
+        "expected Variable, but hook returned '%s'",
+        Py_TYPE(result)->tp_name);
+  }
+  if (!is_tensor(value)) {
+    // A hook before this one returned a subclass of tuple. torch takes that
+    // for a tensor, and crashes.
+    raise(
+        PyExc_TypeError,
+        "expected tuple, but hook returned '%s'",
+        Py_TYPE(result)->tp_name);
+  }
+  torch::autograd::check_variable_result(
+      THPVariable_Unpack(value), THPVariable_Unpack(result), hook_name(hook));
+}
+
+/// The same for a tuple of tensors.
+void check_tuple(PyObject* value, PyObject* result, PyObject* hook) {
+  if (!PyTuple_Check(result)) {
+    raise(
+        PyExc_TypeError,
+        "expected tuple, but hook returned '%s'",
+        Py_TYPE(result)->tp_name);
+  }
+  const Py_ssize_t expected = PyTuple_GET_SIZE(value);
+  const Py_ssize_t size = PyTuple_GET_SIZE(result);
+  if (size != expected) {
+    throw std::runtime_error(
+        "hook '" + hook_name(hook) +
+        "' has returned an incorrect number of values (got " +
+        std::to_string(size) + ", but expected " + std::to_string(expected) +
+        ")");
+  }
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    check_tensor(
+        PyTuple_GET_ITEM(value, i), PyTuple_GET_ITEM(result, i), hook);
+  }
+}
+
+} // namespace
+
+bool call_hooks(PyObject* dict, Ref& value, PyObject* context) {
+  // A list of its own keeps the hooks alive, and their order, while hooks add
+  // and remove hooks.
+  Ref hooks = checked(PyDict_Values(dict));
+  const size_t argument_count = context == nullptr ? 1 : 2;
+  bool replaced = false;
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(hooks.get()); ++i) {
+    PyObject* hook = PyList_GET_ITEM(hooks.get(), i);
+    // The free place in front is for the self of a bound method.
+    PyObject* arguments[] = {nullptr, value.get(), context};
+    Ref result = checked(PyObject_Vectorcall(
+        hook,
+        arguments + 1,
+        argument_count | PY_VECTORCALL_ARGUMENTS_OFFSET,
+        nullptr));
+    if (result.get() == Py_None || result.get() == value.get()) {
+      continue;
+    }
+    auto check = PyTuple_CheckExact(value.get()) ? check_tuple : check_tensor;
+    check(value.get(), result.get(), hook);
+    value = std::move(result);
+    replaced = true;
+  }
+  return replaced;
+}
+
+Ref wrap_tensors(const variable_list& tensors) {
+  Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(tensors.size())));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    PyTuple_SET_ITEM(
+        tuple.get(),
+        static_cast<Py_ssize_t>(i),
+        checked(THPVariable_Wrap(tensors[i])).release());
+  }
+  return tuple;
+}
+
+variable_list unwrap_tensors(PyObject* tuple) {
+  variable_list tensors(PyTuple_GET_SIZE(tuple));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(tuple, static_cast<Py_ssize_t>(i));
+    if (item != Py_None) {
+      tensors[i] = THPVariable_Unpack(item);
+    }
+  }
+  return tensors;
+}
+
+void visit_hooks(
+    PyObject* dict,
+    const std::function<void(c10::SafePyObject&&)>& add) {
+  Gil gil;
+  PyObject* key = nullptr;
+  PyObject* hook = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(dict, &position, &key, &hook)) {
+    add(c10::SafePyObject(Py_NewRef(hook), getPyInterpreter()));
+  }
+}
+
+void release_dict(PyObject* dict) noexcept {
+  if (Py_IsInitialized()) {
+    Gil gil;
+    Py_DECREF(dict);
+  }
+}
+
+} // namespace torch_ext
