@@ -105,4 +105,24 @@ inline PyObject* code_varnames(PyCodeObject* code) {
 #endif
 }
 
+/// Calls `visit(code, instruction)` for each Python frame of this thread,
+/// innermost first. `visit` takes over a reference to the code object; the
+/// instruction is a byte offset into it.
+template <typename Visit>
+void for_each_frame(Visit&& visit) {
+  PyFrameObject* frame = PyThreadState_GetFrame(PyThreadState_Get());
+  while (frame != nullptr) {
+#if PY_VERSION_HEX >= 0x030B0000
+    visit(PyFrame_GetCode(frame), PyFrame_GetLasti(frame));
+#else
+    visit(
+        PyFrame_GetCode(frame),
+        frame->f_lasti * static_cast<int>(sizeof(_Py_CODEUNIT)));
+#endif
+    PyFrameObject* back = PyFrame_GetBack(frame);
+    Py_DECREF(frame);
+    frame = back;
+  }
+}
+
 } // namespace torch_ext::compat

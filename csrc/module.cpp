@@ -1,4 +1,6 @@
 // torch_ext._C: what Python can call, and nothing else.
+#include <anomaly/anomaly_engine.h>
+#include <anomaly/lazy_traceback.h>
 #include <function/apply_callable.h>
 #include <function/class_record.h>
 #include <function/state.h>
@@ -19,7 +21,21 @@ PyObject* classes_with_state_type(PyObject*, PyObject*) {
   return torch_ext::classes_with_state_type();
 }
 
+PyDoc_STRVAR(
+    anomaly_doc,
+    "use_our_anomaly_metadata(ours, /)\n--\n\n"
+    "Whether nodes get torch_ext's metadata in anomaly mode from now on; returns\n"
+    "what held before.");
+
+PyObject* use_our_anomaly_metadata(PyObject*, PyObject* ours) {
+  const int use = PyObject_IsTrue(ours);
+  return use < 0
+      ? nullptr
+      : PyBool_FromLong(torch_ext::use_our_anomaly_metadata(use != 0));
+}
+
 PyMethodDef methods[] = {
+    {"use_our_anomaly_metadata", use_our_anomaly_metadata, METH_O, anomaly_doc},
     {"classes_with_state_type",
      classes_with_state_type,
      METH_NOARGS,
@@ -45,7 +61,8 @@ PyModuleDef definition = {
 PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   using torch_ext::Ref;
   if (!torch_ext::init_names() || !torch_ext::init_state_types() ||
-      !torch_ext::init_class_records() || !torch_ext::init_user_backward()) {
+      !torch_ext::init_class_records() ||
+      !torch_ext::init_lazy_traceback() || !torch_ext::init_user_backward()) {
     return nullptr;
   }
   Ref apply = Ref::steal(torch_ext::make_apply_callable());
@@ -57,6 +74,10 @@ PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
           module.get(),
           "FunctionState",
           reinterpret_cast<PyObject*>(&torch_ext::StateType)) < 0 ||
+      PyModule_AddObjectRef(
+          module.get(),
+          "LazyTraceback",
+          reinterpret_cast<PyObject*>(&torch_ext::LazyTracebackType)) < 0 ||
       PyModule_AddStringConstant(
           module.get(), "torch_version", TORCH_VERSION) < 0) {
     return nullptr;

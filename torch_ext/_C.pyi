@@ -64,3 +64,13 @@ def register_prehook(node: Any, hook: Any, /) -> torch.utils.hooks.RemovableHand
 
 def register_posthook(node: Any, hook: Any, /) -> torch.utils.hooks.RemovableHandle:
     """``node.register_hook(hook)``, run by torch_ext where it is the first."""
+
+class LazyTraceback(list[str]):
+    """The list of strings that ``traceback.format_stack()`` would have given, made
+    when it is read."""
+
+    def frames(self) -> list[tuple[str, int, str, str]]:
+        """The stack as a list of (file, line, function, source line), outermost first."""
+
+def use_our_anomaly_metadata(ours: bool, /) -> bool:
+    """Whether nodes get torch_ext's metadata in anomaly mode from now on; returns what held before."""

@@ -18,6 +18,7 @@ from torch.autograd.function import (  # noqa: E402
 )
 
 from . import hooks  # noqa: E402
+from . import anomaly  # noqa: E402
 from ._install import (  # noqa: E402
     accelerate,
     install,
@@ -34,6 +35,7 @@ __all__ = [
     "NestedIOFunction",
     "__version__",
     "accelerate",
+    "anomaly",
     "hooks",
     "install",
     "installed",

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from . import _C
+from . import _C, anomaly
 
 _FunctionT = TypeVar("_FunctionT", bound=type[torch.autograd.Function])
 
@@ -24,6 +24,9 @@ def install() -> None:
     ``apply`` of its own keeps it. A bound method taken earlier
     (``f = MyFn.apply``) still leads to torch's own.
 
+    Torch's own anomaly mode gets :mod:`torch_ext.anomaly`'s metadata and report:
+    ``torch.autograd.Variable._execution_engine`` is replaced too.
+
     Does nothing where it is installed already. Thread safe: a call that runs
     meanwhile ends as it began.
     """
@@ -32,6 +35,7 @@ def install() -> None:
         if _torch_apply is None:
             _torch_apply = torch.autograd.Function.__dict__["apply"]
             torch.autograd.Function.apply = classmethod(_C.apply)
+            anomaly.follow_install(True)
 
 
 def uninstall() -> None:
@@ -45,6 +49,7 @@ def uninstall() -> None:
         if _torch_apply is not None:
             torch.autograd.Function.apply = _torch_apply
             _torch_apply = None
+            anomaly.follow_install(False)
             _restore_backward_classes()
 
 

@@ -18,16 +18,13 @@ namespace torch_ext {
 
 namespace {
 
-void check_class(PyObject* cls) {
-  TORCH_CHECK_TYPE(
-      PyType_Check(cls) &&
-          PyType_IsSubtype(
-              reinterpret_cast<PyTypeObject*>(cls), &THPFunctionType),
-      "apply() is a class method of torch.autograd.Function and its subclasses; "
-      "its first argument must be such a class, got ",
-      PyType_Check(cls) ? "the class " : "an object of type ",
-      (PyType_Check(cls) ? reinterpret_cast<PyTypeObject*>(cls) : Py_TYPE(cls))
-          ->tp_name);
+/// Whether the call is torch's own to handle: a transform of torch.func or the
+/// tracer is at work, or there is no Function class to call, which is an error.
+bool is_for_torch(PyObject* const* args, Py_ssize_t count) {
+  return count == 0 || functorch_active() || tracing() ||
+      !PyType_Check(args[0]) ||
+      !PyType_IsSubtype(
+             reinterpret_cast<PyTypeObject*>(args[0]), torch_function_class());
 }
 
 /// Vectorcalls `callable` with `first` before the arguments.
@@ -152,13 +149,11 @@ PyObject* apply(
     Py_ssize_t count,
     PyObject* keywords) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count > 0, "apply() needs a class as its first argument");
-  PyObject* cls = args[0];
-  check_class(cls);
-  if (functorch_active() || tracing()) {
+  if (is_for_torch(args, count)) {
     return PyObject_Vectorcall(
         torch_apply(), args, static_cast<size_t>(count), keywords);
   }
+  PyObject* cls = args[0];
   const ClassRecord record = read_class(cls);
   const Arguments arguments =
       unwrap_dead(bind_arguments(record, args + 1, count - 1, keywords));

@@ -12,6 +12,7 @@ namespace {
 
 // Owned for the life of the process.
 PyObject* torch_function = nullptr;
+PyObject* function_class = nullptr;
 
 struct ApplyCallable {
   PyObject_HEAD
@@ -82,8 +83,12 @@ bool init_torch_function() {
   Ref function = bound
       ? Ref::steal(PyObject_GetAttrString(bound.get(), "__func__"))
       : Ref();
+  if (!function) {
+    return false;
+  }
   torch_function = function.release();
-  return torch_function != nullptr;
+  function_class = cls.release();
+  return true;
 }
 
 } // namespace
@@ -101,6 +106,10 @@ PyObject* make_apply_callable() {
 
 PyObject* torch_apply() {
   return torch_function;
+}
+
+PyTypeObject* torch_function_class() {
+  return reinterpret_cast<PyTypeObject*>(function_class);
 }
 
 } // namespace torch_ext

@@ -11,7 +11,9 @@ namespace torch_ext {
 PyObject* make_apply_callable();
 
 /// torch's own function inside the classmethod torch.autograd.Function.apply,
-/// as of the import of torch_ext. Borrowed, immortal.
+/// as of the import of torch_ext; and torch.autograd.Function. Borrowed,
+/// immortal.
 PyObject* torch_apply();
+PyTypeObject* torch_function_class();
 
 } // namespace torch_ext

@@ -236,11 +236,6 @@ bool init_class_records() {
   return true;
 }
 
-bool has_separate_setup(PyObject* cls) {
-  Ref setup = checked(PyObject_GetAttr(cls, names.setup_context));
-  return setup.get() != base_setup_context;
-}
-
 ClassRecord read_class(PyObject* object) {
   auto* cls = reinterpret_cast<PyTypeObject*>(object);
   ClassRecord record;
@@ -259,7 +254,8 @@ ClassRecord read_class(PyObject* object) {
   record.clear_saved_tensors_on_access =
       read_flag(object, names.clear_saved_tensors_on_access);
   record.boxed_grads_call = read_flag(object, names.boxed_grads_call);
-  record.separate_setup = has_separate_setup(object);
+  Ref setup = checked(PyObject_GetAttr(object, names.setup_context));
+  record.separate_setup = setup.get() != base_setup_context;
   record.forward = checked(PyObject_GetAttr(object, names.forward));
   remember(cls, version, record);
   return record;

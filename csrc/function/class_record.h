@@ -22,13 +22,9 @@ struct ClassRecord {
 bool init_class_records();
 
 /// Reads `cls`. What was read before is used again for as long as the class,
-/// its bases, its metaclass and its backward class are unchanged. Throws what
-/// the lookups raise, and TypeError where `cls` is no Function class.
+/// its bases and its metaclass are unchanged. Throws what the lookups raise, and
+/// TypeError where its _backward_cls is none.
 ClassRecord read_class(PyObject* cls);
-
-/// Whether `cls` overrides setup_context, as torch.autograd.Function.apply asks.
-/// Throws what the lookup raises.
-bool has_separate_setup(PyObject* cls);
 
 /// The Function classes whose _backward_cls is now a subclass of StateType, as a
 /// new list; null with an exception set.

@@ -209,6 +209,8 @@ bool init_state_types() {
   Py_SET_REFCNT(reinterpret_cast<PyObject*>(&StateType), 1);
   // torch's own name: Python puts it into the messages of attribute errors.
   StateType.tp_name = THPFunctionType.tp_name;
+  StateType.tp_doc = PyDoc_STR(
+      "The ctx of a Function's call, and the grad_fn of what it returned.");
   StateType.tp_basicsize = sizeof(State);
   StateType.tp_flags =
       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC;

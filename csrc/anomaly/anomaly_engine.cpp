@@ -1,0 +1,103 @@
+#include <anomaly/anomaly_engine.h>
+
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/python_anomaly_mode.h>
+#include <torch/csrc/autograd/saved_variable_hooks.h>
+
+#include <atomic>
+
+namespace torch_ext {
+
+namespace {
+
+using torch::autograd::Engine;
+using torch::autograd::Node;
+using torch::autograd::variable_list;
+
+/// Makes anomaly metadata and hands all else to the engine that was there.
+class AnomalyEngine : public Engine {
+ public:
+  explicit AnomalyEngine(Engine& engine) : engine_(engine) {}
+
+  variable_list execute(
+      const torch::autograd::edge_list& roots,
+      const variable_list& inputs,
+      bool keep_graph,
+      bool create_graph,
+      bool accumulate_grad,
+      const torch::autograd::edge_list& outputs) override {
+    return engine_.execute(
+        roots, inputs, keep_graph, create_graph, accumulate_grad, outputs);
+  }
+
+  c10::intrusive_ptr<at::ivalue::Future> execute_with_graph_task(
+      const std::shared_ptr<torch::autograd::GraphTask>& graph_task,
+      c10::intrusive_ptr<Node> graph_root,
+      torch::autograd::InputBuffer&& input_buffer) override {
+    return engine_.execute_with_graph_task(
+        graph_task, std::move(graph_root), std::move(input_buffer));
+  }
+
+  std::unique_ptr<torch::autograd::AnomalyMetadata> make_anomaly_metadata()
+      override {
+    return std::make_unique<torch::autograd::PyAnomalyMetadata>();
+  }
+
+  std::unique_ptr<torch::autograd::SavedVariableHooks>
+  get_default_saved_variable_hooks() override {
+    return engine_.get_default_saved_variable_hooks();
+  }
+
+  void thread_on_exception(
+      const std::shared_ptr<torch::autograd::GraphTask>& graph_task,
+      const c10::intrusive_ptr<Node>& node,
+      std::exception& error) override {
+    engine_.thread_on_exception(graph_task, node, error);
+  }
+
+  void thread_init(
+      int device,
+      const std::shared_ptr<torch::autograd::ReadyQueue>& ready_queue,
+      bool should_increment) override {
+    engine_.thread_init(device, ready_queue, should_increment);
+  }
+
+  Engine& engine() {
+    return engine_;
+  }
+
+ private:
+  Engine& engine_;
+};
+
+/// Made on first use, over the engine that was there; lives to the end of the
+/// process, since nodes may ask for it until then.
+AnomalyEngine& our_engine() {
+  static auto* const engine = new AnomalyEngine(Engine::get_default_engine());
+  return *engine;
+}
+
+Engine& ours() {
+  return our_engine();
+}
+
+Engine& theirs() {
+  return our_engine().engine();
+}
+
+bool in_use = false; // guarded by the GIL
+
+} // namespace
+
+bool use_our_anomaly_metadata(bool use) {
+  const bool before = in_use;
+  if (use != before) {
+    our_engine(); // learns the engine that is there before it is replaced
+    torch::autograd::set_default_engine_stub(use ? ours : theirs);
+    in_use = use;
+  }
+  return before;
+}
+
+} // namespace torch_ext

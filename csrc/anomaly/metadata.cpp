@@ -1,0 +1,171 @@
+// What a node remembers in anomaly mode: where it was made, and by which
+// backward.
+#include <anomaly/lazy_traceback.h>
+#include <python/error.h>
+#include <python/gil.h>
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/python_anomaly_mode.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
+
+namespace torch::autograd {
+
+namespace {
+
+using torch_ext::check_status;
+using torch_ext::checked;
+using torch_ext::Gil;
+using torch_ext::Ref;
+
+/// An item of a metadata dict; null where there is none.
+Ref get_item(PyObject* dict, const char* key) {
+  Ref name = checked(PyUnicode_FromString(key));
+  PyObject* value = PyDict_GetItemWithError(dict, name.get());
+  if (value == nullptr && PyErr_Occurred()) {
+    torch_ext::throw_python_error();
+  }
+  return Ref::share(value);
+}
+
+std::string to_string(PyObject* text) {
+  const char* chars = PyUnicode_AsUTF8(text);
+  if (chars == nullptr) {
+    torch_ext::throw_python_error();
+  }
+  return chars;
+}
+
+/// What the graph of an fx tracer is to be told instead of the stack, where
+/// torch.fx.traceback preserves that; null where it doesn't.
+Ref preserved_stack() {
+  // Owned for the life of the process.
+  static PyObject* const module =
+      checked(PyImport_ImportModule("torch.fx.traceback")).release();
+  static PyObject* const flag =
+      checked(PyUnicode_InternFromString("should_preserve_node_meta")).release();
+  Ref preserves = checked(PyObject_GetAttr(module, flag));
+  const int is_true = PyObject_IsTrue(preserves.get());
+  check_status(is_true);
+  return is_true != 0
+      ? checked(PyObject_CallMethod(module, "format_stack", nullptr))
+      : Ref();
+}
+
+/// The Python exception that is being handled, null where it is none of
+/// Python's.
+Ref exception_in_flight() {
+  std::exception_ptr current = std::current_exception();
+  if (!current) {
+    return Ref();
+  }
+  try {
+    std::rethrow_exception(current);
+  } catch (const python_error& error) {
+    return Ref::share(error.value);
+  } catch (...) {
+    return Ref();
+  }
+}
+
+/// Hands the failure to torch_ext's report. A report that fails must not hide
+/// the failure.
+void report(PyObject* metadata, const std::string& node_name) {
+  Ref exception = exception_in_flight();
+  Ref module =
+      Ref::steal(PyImport_ImportModule("torch_ext._anomaly_report"));
+  Ref result = module
+      ? Ref::steal(PyObject_CallMethod(
+            module.get(),
+            "record",
+            "OsO",
+            metadata,
+            node_name.c_str(),
+            exception ? exception.get() : Py_None))
+      : Ref();
+  if (!result) {
+    PyErr_WriteUnraisable(metadata);
+  }
+}
+
+} // namespace
+
+void PyAnomalyMetadata::store_stack() {
+  Gil gil;
+  torch_ext::persisting([&] {
+    Ref stack = preserved_stack();
+    if (!stack) {
+      stack = torch_ext::capture_traceback();
+    }
+    check_status(
+        PyDict_SetItemString(dict(), ANOMALY_TRACE_KEY, stack.get()));
+  });
+}
+
+void PyAnomalyMetadata::assign_parent(
+    const c10::intrusive_ptr<Node>& parent_node) {
+  if (!parent_node) {
+    return;
+  }
+  Gil gil;
+  torch_ext::persisting([&] {
+    Ref parent = checked(functionToPyObject(parent_node));
+    check_status(
+        PyDict_SetItemString(dict(), ANOMALY_PARENT_KEY, parent.get()));
+  });
+}
+
+void PyAnomalyMetadata::print_stack(const std::string& current_node_name) {
+  Gil gil;
+  torch_ext::persisting([&] {
+    if (!PyDict_Check(dict())) {
+      throw std::runtime_error(
+          "Anomaly metadata is not a python dictionary.");
+    }
+    report(dict(), current_node_name);
+    _print_stack(
+        get_item(dict(), ANOMALY_TRACE_KEY).get(), current_node_name, false);
+    // Each parent is the node whose backward made the one before; a node with
+    // no parent was made by forward.
+    Ref parent = get_item(dict(), ANOMALY_PARENT_KEY);
+    while (parent) {
+      Ref metadata = checked(PyObject_GetAttrString(parent.get(), "metadata"));
+      Ref name = checked(PyObject_CallMethod(parent.get(), "name", nullptr));
+      _print_stack(
+          get_item(metadata.get(), ANOMALY_TRACE_KEY).get(),
+          to_string(name.get()),
+          true);
+      parent = get_item(metadata.get(), ANOMALY_PARENT_KEY);
+    }
+  });
+}
+
+void _print_stack(
+    PyObject* stack,
+    const std::string& current_node_name,
+    bool is_parent) {
+  if (stack == nullptr) {
+    TORCH_WARN(
+        "Error detected in ",
+        current_node_name,
+        ". No forward pass information available. Enable detect anomaly "
+        "during forward pass for more information.");
+    return;
+  }
+  Ref nothing = checked(PyUnicode_FromString(""));
+  Ref text = checked(PyUnicode_Join(nothing.get(), stack));
+  if (is_parent) {
+    TORCH_WARN(
+        "\n\nPrevious calculation was induced by ",
+        current_node_name,
+        ". Traceback of forward call that induced the previous calculation:\n",
+        to_string(text.get()));
+  } else {
+    TORCH_WARN(
+        "Error detected in ",
+        current_node_name,
+        ". Traceback of forward call that caused the error:\n",
+        to_string(text.get()));
+  }
+}
+
+} // namespace torch::autograd

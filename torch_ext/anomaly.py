@@ -1,0 +1,120 @@
+"""Anomaly mode with the stack captured as it is, and read when somebody asks.
+
+Each node of the graph, torch's own included, remembers where forward made it at a
+fraction of the cost that torch's mode has, and a backward that fails carries a report.
+"""
+
+import threading
+import warnings
+from typing import Any
+
+import torch
+
+from . import _anomaly_report, _C
+
+__all__ = ["detect_anomaly", "last_report", "set_detect_anomaly"]
+
+last_report = _anomaly_report.last_report
+
+_lock = threading.RLock()
+_torch_engine = torch.autograd.Variable._execution_engine
+
+
+class _ReportingEngine(type(_torch_engine)):
+    """Torch's engine, but what a backward raises gets its report."""
+
+    def run_backward(self, roots: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().run_backward(roots, *args, **kwargs)
+        except BaseException as error:
+            if torch.is_anomaly_enabled():
+                _anomaly_report.finish(error, roots)
+            raise
+
+
+_reporting_engine = _ReportingEngine()
+
+
+class _Switch:
+    """Whether nodes get our metadata: for as long as install() or a context asks."""
+
+    def __init__(self) -> None:
+        self.installed = False
+        self.mode = False
+
+    def set(self, *, installed: bool | None = None, mode: bool | None = None) -> None:
+        with _lock:
+            if installed is not None:
+                self.installed = installed
+            if mode is not None:
+                self.mode = mode
+            on = self.installed or self.mode
+            _C.use_our_anomaly_metadata(on)
+            torch.autograd.Variable._execution_engine = _reporting_engine if on else _torch_engine
+
+
+_switch = _Switch()
+
+
+def follow_install(installed: bool) -> None:
+    """Called by install() and uninstall(), not by users."""
+    _switch.set(installed=installed)
+
+
+class set_detect_anomaly:
+    """Turns anomaly mode on or off, as :class:`torch.autograd.set_detect_anomaly` does.
+
+    Acts at once, when it is made; as a context manager it also takes that back at the end.
+    The mode is the whole process's.
+
+    Args:
+        mode: on or off.
+        check_nan: whether a backward that gives NaN raises an error.
+    """
+
+    def __init__(self, mode: bool, check_nan: bool = True) -> None:
+        self.prev = torch.is_anomaly_enabled()
+        self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
+        self._prev_switch = _switch.mode
+        torch.set_anomaly_enabled(mode, check_nan)
+        _switch.set(mode=bool(mode))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *args: object) -> None:
+        torch.set_anomaly_enabled(self.prev, self.prev_check_nan)
+        _switch.set(mode=self._prev_switch)
+
+
+class detect_anomaly:
+    """A context with anomaly mode on, as :class:`torch.autograd.detect_anomaly` is.
+
+    A backward that raises prints the traceback of the forward call that made the
+    failing node, and its exception carries it: as notes (``__notes__``), and as data
+    by :func:`last_report`.
+
+    Args:
+        check_nan: whether a backward that gives NaN raises an error.
+    """
+
+    def __init__(self, check_nan: bool = True) -> None:
+        self.prev = torch.is_anomaly_enabled()
+        self.check_nan = check_nan
+        self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
+        self._prev_switch = _switch.mode
+        warnings.warn(
+            "Anomaly Detection has been enabled. "
+            "This mode will increase the runtime "
+            "and should only be enabled for debugging.",
+            stacklevel=2,
+        )
+
+    def __enter__(self) -> None:
+        self._prev_switch = _switch.mode
+        torch.set_anomaly_enabled(True, self.check_nan)
+        _switch.set(mode=True)
+
+    def __exit__(self, *args: object) -> None:
+        torch.set_anomaly_enabled(self.prev, self.prev_check_nan)
+        _switch.set(mode=self._prev_switch)
