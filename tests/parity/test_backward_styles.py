@@ -1,5 +1,7 @@
 """backward, vjp, once_differentiable, boxed gradients and jvp as rules of a class."""
 
+import weakref
+
 import torch
 from harness import scenario
 
@@ -316,8 +318,6 @@ def boxed_gradients(s):
 
 @scenario
 def boxed_gradients_are_freed_during_backward(s):
-    import weakref
-
     def rule(ctx, grads):
         ref = weakref.ref(grads[0])
         result = grads[0] * 2

@@ -60,7 +60,7 @@ def ctx_itself(s):
 
     def look(ctx):
         s.record("ctx", ctx, type(ctx).__name__, str(ctx), bool(ctx), callable(ctx))
-        s.record("is a FunctionCtx", isinstance(ctx, s.FunctionCtx), isinstance(ctx, torch.autograd.function.FunctionCtx))
+        s.record("is a FunctionCtx", isinstance(ctx, s.FunctionCtx))
         seen.append(ctx)
 
     node = node_of(s, forward=look, backward=look)
@@ -73,7 +73,8 @@ def type_of_ctx(s):
     cls = type(node_of(s))
     s.record("names", cls.__name__, cls.__qualname__, cls.__module__, repr(cls))
     s.record("has dict", hasattr(cls, "__dict__"), cls.__doc__, cls.__weakrefoffset__ != 0)
-    bases = (torch.autograd.function.BackwardCFunction, torch._C._FunctionBase, s.FunctionCtx, torch.autograd.graph.Node)
+    autograd = torch.autograd
+    bases = (autograd.function.BackwardCFunction, torch._C._FunctionBase, s.FunctionCtx, autograd.graph.Node)
     s.record("is subclass of", [issubclass(cls, base) for base in bases])
 
 

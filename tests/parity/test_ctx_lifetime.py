@@ -84,19 +84,6 @@ def ctx_without_grad_kept(s):
     s.alive("dropped", ref)
 
 
-@scenario
-def attributes_live_as_long_as_the_node(s):
-    marker = Marker()
-    ref = weakref.ref(marker)
-    y = make_function(s, lambda ctx, x, y: setattr(ctx, "marker", marker)).apply(s.randn(2, requires_grad=True))
-    del marker
-    s.record("in the cell", ref() is not None)
-    y.sum().backward()
-    s.alive("after backward", ref)
-    del y
-    s.alive("after the graph", ref)
-
-
 def keep_on_ctx(name):
     """A forward callback that puts a fresh marker on ctx; returns it and the list of weak references."""
     refs = []
@@ -195,19 +182,6 @@ def cycle_through_an_attribute_of_the_output(s):
     s.alive("output", ref)
 
 
-@scenario
-def cycle_through_a_hook_of_the_node(s):
-    y = make_function(s).apply(s.randn(2, requires_grad=True))
-    node = y.grad_fn
-    for register in (node.register_hook, node.register_prehook):
-        register(lambda *args: node)
-    ref = weakref.ref(node)
-    del y, register
-    s.record("alive", ref() is not None)
-    node = None
-    s.alive("node", ref)
-
-
 def register_cycle(register):
     """Register a hook that refers to the node through its closure."""
     node = register.__self__
@@ -259,7 +233,7 @@ def cycle_through_a_retained_gradient(s):
 
 
 @scenario
-def cycle_through_metadata(s):
+def metadata_cleared_of_its_own_node(s):
     y = make_function(s).apply(s.randn(2, requires_grad=True))
     y.grad_fn.metadata["node"] = y.grad_fn
     ref = weakref.ref(y.grad_fn)

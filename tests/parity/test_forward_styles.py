@@ -1,6 +1,7 @@
 """forward(ctx, ...) and forward(...) with setup_context: arguments, defaults, keywords and their errors."""
 
 import functools
+import inspect
 
 import torch
 from harness import scenario
@@ -338,8 +339,6 @@ def wrapped_forward(s):
 
 @scenario
 def forward_with_a_signature_of_its_own(s):
-    import inspect
-
     def forward(*args):
         s.record("arguments", args)
         return args[0] * 2
@@ -562,7 +561,7 @@ def setup_context_without_grad(s):
 
 
 @scenario
-def setup_context_changes_the_inputs_tuple(s):
+def setup_context_is_given_a_tuple(s):
     x = s.randn(2, requires_grad=True)
 
     class Looks(s.Function):
@@ -573,7 +572,6 @@ def setup_context_changes_the_inputs_tuple(s):
         @staticmethod
         def setup_context(ctx, inputs, output):
             s.record("type", type(inputs), inputs[0] is x)
-            s.raises("assign", inputs.__class__.__getattribute__, inputs, "append")
 
     Looks.apply(x)
 

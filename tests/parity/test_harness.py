@@ -2,26 +2,19 @@
 
 import warnings
 import weakref
-from types import SimpleNamespace
 
 import pytest
 import torch
 from harness import VARIANTS, Variant, compare, scenario, transcript
 from harness.describe import Describer, render
-from torch.autograd.function import InplaceFunction, NestedIOFunction, once_differentiable
 
 STOCK = VARIANTS["stock"]
 
 
 def imitation(function):
     """A variant whose Function is ``function``."""
-    api = SimpleNamespace(
-        Function=function,
-        FunctionCtx=torch.autograd.function.FunctionCtx,
-        InplaceFunction=InplaceFunction,
-        NestedIOFunction=NestedIOFunction,
-        once_differentiable=once_differentiable,
-    )
+    api = STOCK.api()
+    api.Function = function
     return Variant("imitation", lambda: api)
 
 

@@ -234,7 +234,8 @@ def complex_input(s):
             return grad * 2 * z.conj()
 
     s.differentiate("square", Square.apply, s.randn(2, dtype=torch.complex64, requires_grad=True))
-    s.differentiate("conjugate", lambda z: Square.apply(z.conj()), s.randn(2, dtype=torch.complex64, requires_grad=True))
+    z = s.randn(2, dtype=torch.complex64, requires_grad=True)
+    s.differentiate("conjugate", lambda z: Square.apply(z.conj()), z)
 
 
 @scenario

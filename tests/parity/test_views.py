@@ -1,5 +1,7 @@
 """Functions whose outputs are views, of their inputs or of others, and in-place changes to them afterwards."""
 
+import weakref
+
 import torch
 from harness import scenario
 
@@ -281,8 +283,6 @@ def conj_view_returned(s):
 
 @scenario
 def view_kept_with_its_input_alive(s):
-    import weakref
-
     a = s.randn(2, 2, requires_grad=True).clone()
     ref = weakref.ref(a)
     y = viewing(s, VIEWS["view"]).apply(a)
