@@ -3,6 +3,7 @@
 #include <python/error.h>
 #include <python/gil.h>
 
+#include <c10/util/SmallVector.h>
 #include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -81,20 +82,30 @@ void check_tuple(PyObject* value, PyObject* result, PyObject* hook) {
   }
 }
 
+using HookList = c10::SmallVector<Ref, 4>;
+
+/// The hooks as they are now, kept alive: hooks add and remove hooks.
+HookList hooks_of(PyObject* dict) {
+  HookList hooks;
+  PyObject* key = nullptr;
+  PyObject* hook = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(dict, &position, &key, &hook)) {
+    hooks.push_back(Ref::share(hook));
+  }
+  return hooks;
+}
+
 } // namespace
 
 bool call_hooks(PyObject* dict, Ref& value, PyObject* context) {
-  // A list of its own keeps the hooks alive, and their order, while hooks add
-  // and remove hooks.
-  Ref hooks = checked(PyDict_Values(dict));
   const size_t argument_count = context == nullptr ? 1 : 2;
   bool replaced = false;
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(hooks.get()); ++i) {
-    PyObject* hook = PyList_GET_ITEM(hooks.get(), i);
+  for (const Ref& hook : hooks_of(dict)) {
     // The free place in front is for the self of a bound method.
     PyObject* arguments[] = {nullptr, value.get(), context};
     Ref result = checked(PyObject_Vectorcall(
-        hook,
+        hook.get(),
         arguments + 1,
         argument_count | PY_VECTORCALL_ARGUMENTS_OFFSET,
         nullptr));
@@ -102,7 +113,7 @@ bool call_hooks(PyObject* dict, Ref& value, PyObject* context) {
       continue;
     }
     auto check = PyTuple_CheckExact(value.get()) ? check_tuple : check_tensor;
-    check(value.get(), result.get(), hook);
+    check(value.get(), result.get(), hook.get());
     value = std::move(result);
     replaced = true;
   }
@@ -135,11 +146,8 @@ void visit_hooks(
     PyObject* dict,
     const std::function<void(c10::SafePyObject&&)>& add) {
   Gil gil;
-  PyObject* key = nullptr;
-  PyObject* hook = nullptr;
-  Py_ssize_t position = 0;
-  while (PyDict_Next(dict, &position, &key, &hook)) {
-    add(c10::SafePyObject(Py_NewRef(hook), getPyInterpreter()));
+  for (Ref& hook : hooks_of(dict)) {
+    add(c10::SafePyObject(hook.release(), getPyInterpreter()));
   }
 }
 
