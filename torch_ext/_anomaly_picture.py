@@ -41,7 +41,7 @@ def to_dot(report: "Report") -> str:
     """The graph in Graphviz's language; edges point as gradients flow."""
     lines = [
         "digraph {",
-        f"  label={_quote(report.error)} labelloc=t fontname=Helvetica",
+        f"  label={_quote(report.error.partition(chr(10))[0])} labelloc=t fontname=Helvetica",
         '  node [shape=box style="rounded,filled" fillcolor=white fontname=Helvetica]',
         "  edge [fontname=Helvetica fontsize=10]",
     ]

@@ -176,7 +176,8 @@ def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) 
     """
     failure = _Failure(Origin(node_name, _frames(metadata)), _parents(metadata), threading.get_ident())
     _unfinished[id(metadata)] = failure
-    if exc is not None:
+    # What C++ code has raised may still be the text that an exception is to be made of.
+    if isinstance(exc, BaseException):
         _attach(exc, failure.notes())
 
 
