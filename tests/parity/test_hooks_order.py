@@ -2,7 +2,7 @@
 
 import torch
 from harness import scenario
-from registering import accumulate_grad, hooks_of, products
+from harness.registering import accumulate_grad, hooks_of, products
 
 
 def register_all(s, hooks, name, leaf, output):

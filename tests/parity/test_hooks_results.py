@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch_ext
 from harness import scenario
-from registering import accumulate_grad, empty_the_queue, hooks_of, products
+from harness.registering import accumulate_grad, empty_the_queue, hooks_of, products
 
 # What becomes of a gradient; each has to be like it or is refused.
 REPLACEMENTS = {

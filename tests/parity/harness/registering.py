@@ -4,7 +4,6 @@ import itertools
 from types import SimpleNamespace
 
 import torch
-import torch_ext
 from small_functions import make_product
 
 WAYS = (
@@ -24,6 +23,8 @@ TORCH = SimpleNamespace(
 
 def hooks_of(s):
     """torch's methods on stock; torch_ext.hooks; and, where torch_ext is installed, the two in turns."""
+    import torch_ext
+
     if s.Function is torch_ext.Function:
         return torch_ext.hooks
     if not torch_ext.is_installed():
