@@ -1,6 +1,7 @@
 // torch_ext._C: what Python can call, and nothing else.
 #include <anomaly/anomaly_engine.h>
 #include <anomaly/lazy_traceback.h>
+#include <anomaly/reporting_engine.h>
 #include <function/apply_callable.h>
 #include <function/class_record.h>
 #include <function/state.h>
@@ -34,7 +35,17 @@ PyObject* use_our_anomaly_metadata(PyObject*, PyObject* ours) {
       : PyBool_FromLong(torch_ext::use_our_anomaly_metadata(use != 0));
 }
 
+PyDoc_STRVAR(
+    engine_doc,
+    "make_reporting_engine(engine, /)\n--\n\n"
+    "An engine like torch's `engine` that reports on a backward that fails in\n"
+    "anomaly mode.");
+
 PyMethodDef methods[] = {
+    {"make_reporting_engine",
+     torch_ext::make_reporting_engine,
+     METH_O,
+     engine_doc},
     {"use_our_anomaly_metadata", use_our_anomaly_metadata, METH_O, anomaly_doc},
     {"classes_with_state_type",
      classes_with_state_type,

@@ -74,3 +74,6 @@ class LazyTraceback(list[str]):
 
 def use_our_anomaly_metadata(ours: bool, /) -> bool:
     """Whether nodes get torch_ext's metadata in anomaly mode from now on; returns what held before."""
+
+def make_reporting_engine(engine: Any, /) -> Any:
+    """An engine like torch's ``engine`` that reports on a backward that fails in anomaly mode."""

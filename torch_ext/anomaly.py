@@ -6,7 +6,6 @@ fraction of the cost that torch's mode has, and a backward that fails carries a 
 
 import threading
 import warnings
-from typing import Any
 
 import torch
 
@@ -18,21 +17,7 @@ last_report = _anomaly_report.last_report
 
 _lock = threading.RLock()
 _torch_engine = torch.autograd.Variable._execution_engine
-
-
-class _ReportingEngine(type(_torch_engine)):
-    """Torch's engine, but what a backward raises gets its report."""
-
-    def run_backward(self, roots: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().run_backward(roots, *args, **kwargs)
-        except BaseException as error:
-            if torch.is_anomaly_enabled():
-                _anomaly_report.finish(error, roots)
-            raise
-
-
-_reporting_engine = _ReportingEngine()
+_reporting_engine = _C.make_reporting_engine(_torch_engine)
 
 
 class _Switch:

@@ -1,0 +1,89 @@
+#include <anomaly/reporting_engine.h>
+
+#include <python/ref.h>
+
+#include <c10/util/SmallVector.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+
+namespace torch_ext {
+
+namespace {
+
+// torch's run_backward, a method descriptor; owned for the life of the process.
+PyObject* torch_run_backward = nullptr;
+
+/// Lets the report see the exception that is set, and leaves that set. A report
+/// that fails must not hide it.
+void finish_report(PyObject* roots) {
+  PyObject* type = nullptr;
+  PyObject* value = nullptr;
+  PyObject* traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  if (traceback != nullptr) {
+    PyException_SetTraceback(value, traceback);
+  }
+  Ref module =
+      Ref::steal(PyImport_ImportModule("torch_ext._anomaly_report"));
+  Ref result = module ? Ref::steal(PyObject_CallMethod(
+                            module.get(), "finish", "OO", value, roots))
+                      : Ref();
+  if (!result) {
+    PyErr_WriteUnraisable(roots);
+  }
+  PyErr_Restore(type, value, traceback);
+}
+
+PyObject* run_backward(
+    PyObject* self,
+    PyObject* const* args,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  c10::SmallVector<PyObject*, 16> stack{self};
+  stack.append(args, args + count + named);
+  PyObject* result = PyObject_Vectorcall(
+      torch_run_backward, stack.data(), static_cast<size_t>(count) + 1, keywords);
+  if (result == nullptr && count > 0 &&
+      torch::autograd::AnomalyMode::is_enabled()) {
+    finish_report(args[0]);
+  }
+  return result;
+}
+
+PyMethodDef engine_methods[] = {
+    {"run_backward",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_backward)),
+     METH_FASTCALL | METH_KEYWORDS,
+     nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyTypeObject ReportingEngineType{};
+
+bool init_type(PyTypeObject* base) {
+  if (ReportingEngineType.tp_dict != nullptr) {
+    return true;
+  }
+  torch_run_backward =
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(base), "run_backward");
+  if (torch_run_backward == nullptr) {
+    return false;
+  }
+  PyTypeObject& type = ReportingEngineType;
+  Py_SET_REFCNT(reinterpret_cast<PyObject*>(&type), 1);
+  type.tp_name = base->tp_name;
+  type.tp_flags = Py_TPFLAGS_DEFAULT;
+  type.tp_base = base;
+  type.tp_methods = engine_methods;
+  return PyType_Ready(&type) == 0;
+}
+
+} // namespace
+
+PyObject* make_reporting_engine(PyObject*, PyObject* engine) {
+  return init_type(Py_TYPE(engine))
+      ? PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&ReportingEngineType))
+      : nullptr;
+}
+
+} // namespace torch_ext

@@ -1,0 +1,14 @@
+// torch.autograd.Variable._execution_engine, with a report on what fails.
+#pragma once
+
+#include <torch/csrc/python_headers.h>
+
+namespace torch_ext {
+
+/// An engine like `engine` (torch's own) whose run_backward hands the exception
+/// that it raises in anomaly mode to torch_ext._anomaly_report.finish, with the
+/// roots. No Python frame is added. A new reference, or null with an exception
+/// set.
+PyObject* make_reporting_engine(PyObject* module, PyObject* engine);
+
+} // namespace torch_ext
