@@ -32,6 +32,11 @@ def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node
     return came_from
 
 
+def name_of(node: Node) -> str:
+    """The node's name, where a ctx has an attribute called so too."""
+    return type(node).name(node)
+
+
 def next_nodes(node: Node) -> list[Node]:
     return [following for following, _ in node.next_functions if following is not None]
 
@@ -89,7 +94,7 @@ def first_non_finite(path: list[Node], roots: tuple[torch.Tensor | GradientEdge,
     """
     for node in [*_forward_order(path[-1]), *reversed(path[:-1])]:
         for label, tensor in _saved(node):
-            evidence = _evidence(node, tensor, f"{label} of {node.name()}")
+            evidence = _evidence(node, tensor, f"{label} of {name_of(node)}")
             if evidence is not None:
                 return evidence
     for root in roots:
@@ -120,9 +125,8 @@ def _forward_order(last: Node) -> list[Node]:
 
 def _saved(node: Node) -> Iterator[tuple[str, torch.Tensor]]:
     """What ``node`` has saved, or accumulates into, with names; not what only a user's hook could unpack."""
-    variable = getattr(node, "variable", None)
-    if isinstance(variable, torch.Tensor):
-        yield "variable", variable
+    if hasattr(type(node), "variable"):
+        yield "variable", node.variable
     for name in dir(type(node)):
         if not name.startswith("_raw_saved_"):
             continue

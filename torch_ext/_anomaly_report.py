@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from ._anomaly_graph import around, first_non_finite, path_to, reachable
+from ._anomaly_graph import around, first_non_finite, name_of, path_to, reachable
 from ._anomaly_picture import draw
 
 _log = logging.getLogger(__name__)
@@ -250,16 +250,16 @@ def _locate(
     path = path_to(node, graph)
     seen = first_non_finite(path, roots) if report.found == "nan" else None
     born = seen and Birth(
-        seen.node.name(), _frames(seen.node.metadata), seen.produced, seen.tensor, seen.nans, seen.infs
+        name_of(seen.node), _frames(seen.node.metadata), seen.produced, seen.tensor, seen.nans, seen.infs
     )
     nodes = around(node, graph, _PICTURE_DISTANCE, _PICTURE_NODES)
     number = {each: index for index, each in enumerate(nodes)}
     return dataclasses.replace(
         report,
-        path=tuple(each.name() for each in path),
+        path=tuple(name_of(each) for each in path),
         born=born,
         neighbours=tuple(
-            Neighbour(each.name(), _place(each), each is node, seen is not None and each is seen.node) for each in nodes
+            Neighbour(name_of(each), _place(each), each is node, seen is not None and each is seen.node) for each in nodes
         ),
         edges=tuple(
             Edge(number[each], number[following], output)
@@ -288,7 +288,7 @@ def _parents(metadata: dict[str, Any]) -> tuple[Origin, ...]:
     parents = []
     parent = metadata.get("parent_")
     while parent is not None:
-        parents.append(Origin(parent.name(), _frames(parent.metadata)))
+        parents.append(Origin(name_of(parent), _frames(parent.metadata)))
         parent = parent.metadata.get("parent_")
     return tuple(parents)
 

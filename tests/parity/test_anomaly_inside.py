@@ -1,7 +1,8 @@
 """Anomaly mode inside checkpoint, functorch transforms, preserved fx node meta and compiled code."""
 
+import pytest
 import torch
-from anomaly_text import attempt, under
+from anomaly_text import attempt, compare_but_for_leaks, under
 from harness import scenario
 from small_functions import make_product
 from torch.fx import traceback as fx_traceback
@@ -32,7 +33,6 @@ def both(s):
     return {"torch": lambda x: x.sqrt() * 0, "function": make_nan(s.Function).apply}
 
 
-@scenario
 def checkpoint_with_reentry(s):
     x = torch.zeros(2, device=s.device, requires_grad=True)
     for name, f in both(s).items():
@@ -46,21 +46,20 @@ def checkpoint_without_reentry(s):
         under(s, name, lambda: (checkpoint(f, x * 1, use_reentrant=False) * 3).sum().backward())
 
 
-@scenario
 def backward_within_a_backward(s):
     failing = both(s)
 
     class Inner(s.Function):
         @staticmethod
         def forward(ctx, x, name):
-            ctx.name = name
+            ctx.which = name
             return x.clone()
 
         @staticmethod
         def backward(ctx, grad):
             with torch.enable_grad():
                 x = torch.zeros(2, device=s.device, requires_grad=True)
-                failing[ctx.name](x).sum().backward()
+                failing[ctx.which](x).sum().backward()
             return grad, None
 
     x = s.randn(2, requires_grad=True)
@@ -68,7 +67,6 @@ def backward_within_a_backward(s):
         under(s, name, lambda: Inner.apply(x, name).sum().backward())
 
 
-@scenario
 def a_backward_that_recovers(s):
     """An inner failure that backward handles itself is none of the outer one."""
     failing = both(s)["torch"]
@@ -87,6 +85,11 @@ def a_backward_that_recovers(s):
     x = s.randn(2, requires_grad=True)
     under(s, "outer", lambda: Recovers.apply(x).sum().backward())
     s.record("input", x)
+
+
+@pytest.mark.parametrize("body", [checkpoint_with_reentry, backward_within_a_backward, a_backward_that_recovers])
+def test_inner_backward(body, variant, device):
+    compare_but_for_leaks(body, variant, device)
 
 
 @scenario
@@ -143,7 +146,6 @@ def preserved_node_meta_without_a_stack(s):
     under(s, "backward", body)
 
 
-@scenario
 def compiled_code(s):
     x = torch.zeros(2, device=s.device, requires_grad=True)
     for backend in ("eager", "aot_eager"):
@@ -154,7 +156,6 @@ def compiled_code(s):
     torch._dynamo.reset()
 
 
-@scenario
 def compiled_before_anomaly_mode(s):
     x = torch.zeros(2, device=s.device, requires_grad=True)
     torch._dynamo.reset()
@@ -162,6 +163,12 @@ def compiled_before_anomaly_mode(s):
     compiled(x)
     under(s, "backward", lambda: compiled(x).sum().backward())
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("body", [compiled_code, compiled_before_anomaly_mode])
+def test_compiled(body, variant, device):
+    # What the compiler caches differs from run to run.
+    compare_but_for_leaks(body, variant, device, may_keep=True)
 
 
 @scenario
