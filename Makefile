@@ -45,7 +45,7 @@ $(TORCHED):
 	touch $@
 
 $(BUILT): $(TORCHED) $(SOURCES)
-	@echo 'Compiling torch_ext; the first time takes about two minutes on two cores.'
+	@echo 'Compiling torch_ext; the first time takes about a minute on two cores.'
 	$(PY) -m pip install --no-build-isolation --editable '.[test]'
 	touch $@
 

@@ -85,8 +85,8 @@ def find_csrc() -> Path | None:
 
 
 def sources(csrc: Path) -> list[str]:
-    """The files to compile."""
-    return [str(path) for path in sorted(csrc.rglob("*.cpp"))]
+    """The files to compile: one a folder, which includes those of the folder."""
+    return [str(path) for path in sorted(csrc.glob("*.cpp"))]
 
 
 def source_digest(csrc: Path) -> str:

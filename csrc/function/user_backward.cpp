@@ -9,9 +9,9 @@ namespace torch_ext {
 namespace {
 
 // torch's own, owned for the life of the process.
-PyObject* torch_function = nullptr; // torch.autograd.Function
-PyObject* torch_apply = nullptr; // BackwardCFunction.apply
-PyObject* torch_get_user_fn = nullptr; // BackwardCFunction._get_user_fn
+PyObject* base_function = nullptr; // torch.autograd.Function
+PyObject* base_apply = nullptr; // BackwardCFunction.apply
+PyObject* base_get_user_fn = nullptr; // BackwardCFunction._get_user_fn
 
 /// Whether object.<name> is the method `function`, by way of its class.
 bool is_method(PyObject* object, PyObject* name, PyObject* function) {
@@ -23,15 +23,15 @@ bool is_method(PyObject* object, PyObject* name, PyObject* function) {
 /// cls.<name>, or null where that is what torch.autograd.Function has.
 Ref overridden(PyObject* cls, PyObject* name) {
   Ref own = checked(PyObject_GetAttr(cls, name));
-  Ref inherited = checked(PyObject_GetAttr(torch_function, name));
+  Ref inherited = checked(PyObject_GetAttr(base_function, name));
   return own.get() == inherited.get() ? Ref() : std::move(own);
 }
 
 } // namespace
 
 Ref find_user_backward(PyObject* grad_fn) {
-  if (!is_method(grad_fn, names.apply, torch_apply) ||
-      !is_method(grad_fn, names._get_user_fn, torch_get_user_fn)) {
+  if (!is_method(grad_fn, names.apply, base_apply) ||
+      !is_method(grad_fn, names._get_user_fn, base_get_user_fn)) {
     return Ref();
   }
   Ref cls = checked(PyObject_GetAttr(grad_fn, names._forward_cls));
@@ -62,9 +62,9 @@ bool init_user_backward() {
   if (!get_user_fn) {
     return false;
   }
-  torch_function = function.release();
-  torch_apply = apply.release();
-  torch_get_user_fn = get_user_fn.release();
+  base_function = function.release();
+  base_apply = apply.release();
+  base_get_user_fn = get_user_fn.release();
   return true;
 }
 

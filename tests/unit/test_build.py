@@ -1,5 +1,6 @@
 """What _build and _jit decide without compiling anything."""
 
+import re
 from pathlib import Path
 
 import expecttest
@@ -91,7 +92,8 @@ def test_end_of_the_output_where_nothing_is_called_an_error():
     assert _jit.first_errors("one\ntwo\nKilled", limit=2) == "two\nKilled"
 
 
-def test_source_names_differ():
-    # torch's load() names object files after the source's last part alone.
-    names = [Path(source).stem for source in _build.sources(REPOSITORY / "csrc")]
-    assert len(names) == len(set(names))
+def test_every_file_of_a_folder_is_compiled_with_it():
+    csrc = REPOSITORY / "csrc"
+    for folder in filter(Path.is_dir, csrc.iterdir()):
+        included = re.findall(r"#include <(.+\.cpp)>", (csrc / f"{folder.name}.cpp").read_text())
+        assert included == sorted(path.relative_to(csrc).as_posix() for path in folder.rglob("*.cpp"))
