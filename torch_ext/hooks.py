@@ -126,7 +126,7 @@ def register_node_posthook(
 
 def _is_up_to_torch(tensor: torch.Tensor) -> bool:
     """Whether ``__torch_function__`` or torch.compile expects torch's method."""
-    return has_torch_function_unary(tensor) or torch.compiler.is_compiling()
+    return isinstance(tensor, torch.Tensor) and (has_torch_function_unary(tensor) or torch.compiler.is_compiling())
 
 
 def _add(hooks: dict[int, Callable[..., Any]], fn: Callable[..., Any]) -> RemovableHandle:

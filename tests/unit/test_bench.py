@@ -111,7 +111,7 @@ def test_measuring_refuses_where_stock_is_not_stock():
         measure(ROWS, rounds=2, seconds=1e-5)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.name not in ("chain", "view_as")], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.title.startswith("overhead: ")], ids=lambda row: row.name)
 def test_an_overhead_row_makes_a_node_of_its_own_base(row):
     for make, expected in (row.reference, False), (row.ours, True):
         probe = make()
@@ -136,6 +136,25 @@ def test_a_chain_runs_backward_through_all_its_nodes():
         (grad,) = probe.call()
         assert probe.units == CHAIN
         assert grad.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("name, hooks", [("hook_call", 1), ("node_hook_call", 2)])
+def test_a_hook_row_calls_every_hook_and_its_floor_none(name, hooks):
+    row = next(row for row in ROWS if row.name == name)
+    calls = []
+
+    for make in (row.reference, row.ours):
+        probe = make()
+        assert probe.units == CHAIN * hooks
+        for backward, expected in (probe.call, CHAIN * hooks), (probe.floor, 0):
+            calls.clear()
+            sys.setprofile(lambda frame, event, _: calls.append((frame.f_code.co_name, event)))
+            try:
+                (grad,) = backward()
+            finally:
+                sys.setprofile(None)
+            assert calls.count(("hook", "call")) == expected
+            assert grad.tolist() == [1.0] * 4
 
 
 def test_goals_are_of_rows_and_by_torch_version():

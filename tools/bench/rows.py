@@ -137,6 +137,27 @@ def view_as_chain():
     return chain(lambda x: x.view_as(x))
 
 
+def hook_calls(*registers):
+    """Backward through CHAIN nodes, less the same without hooks.
+
+    Each of ``registers`` is called with the result of a node and a hook for it.
+    """
+
+    def hook(*grads):
+        pass
+
+    def backward(registers):
+        start, grad = torch.ones(SIZE, requires_grad=True), torch.ones(SIZE)
+        x = start
+        for _ in range(CHAIN):
+            x = x.view_as(x)
+            for register in registers:
+                register(x, hook)
+        return lambda: torch.autograd.grad(x, start, grad, retain_graph=True)
+
+    return Probe(backward(registers), backward(()), units=CHAIN * len(registers))
+
+
 def against_stock(name, title, make):
     return Row(
         name, title, lambda: make(torch.autograd.Function), lambda: make(torch_ext.Function)
@@ -154,5 +175,23 @@ ROWS = (
         f"the same, the reference being {CHAIN} x torch's own view_as node",
         view_as_chain,
         lambda: identity_chain(torch_ext.Function),
+    ),
+    Row(
+        "hook_call",
+        "overhead of a hook's call: hooks on tensors",
+        lambda: hook_calls(lambda x, hook: x.register_hook(hook)),
+        lambda: hook_calls(torch_ext.hooks.register_tensor_hook),
+    ),
+    Row(
+        "node_hook_call",
+        "overhead of a hook's call: a prehook and a posthook on each node",
+        lambda: hook_calls(
+            lambda x, hook: x.grad_fn.register_prehook(hook),
+            lambda x, hook: x.grad_fn.register_hook(hook),
+        ),
+        lambda: hook_calls(
+            lambda x, hook: torch_ext.hooks.register_node_prehook(x.grad_fn, hook),
+            lambda x, hook: torch_ext.hooks.register_node_posthook(x.grad_fn, hook),
+        ),
     ),
 )
