@@ -9,9 +9,9 @@ GOALS = {
         "many": 0.35,
         "setup_context": 0.10,
         "chain": 0.50,
-        "view_as": 1.0,
         "hook_call": 1.0,
         "node_hook_call": 1.0,
+        "view_as": 1.0,
     },
     "2.15": {
         "identity": 0.50,
@@ -19,9 +19,9 @@ GOALS = {
         "many": 0.60,
         "setup_context": 0.12,
         "chain": 0.65,
-        "view_as": 1.0,
         "hook_call": 1.0,
         "node_hook_call": 1.0,
+        "view_as": 1.0,
     },
 }
 

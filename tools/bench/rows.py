@@ -171,20 +171,14 @@ ROWS = (
     against_stock("setup_context", "overhead: setup_context, a default argument", setup_context),
     against_stock("chain", f"forward+backward per node, {CHAIN} x identity", identity_chain),
     Row(
-        "view_as",
-        f"the same, the reference being {CHAIN} x torch's own view_as node",
-        view_as_chain,
-        lambda: identity_chain(torch_ext.Function),
-    ),
-    Row(
         "hook_call",
-        "overhead of a hook's call: hooks on tensors",
+        "a hook's call on a tensor: backward with hooks less without",
         lambda: hook_calls(lambda x, hook: x.register_hook(hook)),
         lambda: hook_calls(torch_ext.hooks.register_tensor_hook),
     ),
     Row(
         "node_hook_call",
-        "overhead of a hook's call: a prehook and a posthook on each node",
+        "the same, a prehook and a posthook on each node",
         lambda: hook_calls(
             lambda x, hook: x.grad_fn.register_prehook(hook),
             lambda x, hook: x.grad_fn.register_hook(hook),
@@ -193,5 +187,11 @@ ROWS = (
             lambda x, hook: torch_ext.hooks.register_node_prehook(x.grad_fn, hook),
             lambda x, hook: torch_ext.hooks.register_node_posthook(x.grad_fn, hook),
         ),
+    ),
+    Row(
+        "view_as",
+        f"as chain, the reference being {CHAIN} x torch's own view_as node",
+        view_as_chain,
+        lambda: identity_chain(torch_ext.Function),
     ),
 )
