@@ -127,17 +127,24 @@ def _saved(node: Node) -> Iterator[tuple[str, torch.Tensor]]:
     """What ``node`` has saved, or accumulates into, with names; not what only a user's hook could unpack."""
     if hasattr(type(node), "variable"):
         yield "variable", node.variable
-    for name in dir(type(node)):
-        if not name.startswith("_raw_saved_"):
+    attributes = dir(type(node))
+    for raw_name in attributes:
+        if not raw_name.startswith("_raw_saved_"):
             continue
-        saved = _get(node, name)
-        several = isinstance(saved, tuple)
-        for index, each in enumerate(saved if several else (saved,)):
-            if _get(each, "unpack_hook", True) is None:
-                tensor = _get(each, "data")
+        # _saved_self and the like on torch's nodes, saved_tensors on a Function's.
+        name = raw_name.removeprefix("_raw")
+        name = name if name in attributes else name[1:]
+        raw, several = _as_tuple(_get(node, raw_name))
+        if all(_get(each, "unpack_hook", True) is None for each in raw):
+            label = raw_name.removeprefix("_raw_saved_")
+            for index, tensor in enumerate(_as_tuple(_get(node, name))[0]):
                 if isinstance(tensor, torch.Tensor):
-                    label = name.removeprefix("_raw_saved_")
                     yield (f"{label}[{index}]" if several else label), tensor
+
+
+def _as_tuple(value: Any) -> tuple[tuple[Any, ...], bool]:
+    """``value`` as a tuple, and whether it is one."""
+    return (value, True) if isinstance(value, tuple) else ((value,), False)
 
 
 def _get(obj: Any, name: str, default: Any = None) -> Any:

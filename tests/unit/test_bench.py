@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from tools.bench import measure as timing
 from tools.bench.__main__ import main, parse_options
 from tools.bench.goals import GOALS, goals_for
 from tools.bench.measure import Result, Timed, measure
-from tools.bench.report import to_json, to_table, verdicts
-from tools.bench.rows import CHAIN, ROWS, Probe, Row
+from tools.bench.memory import measure_memory
+from tools.bench.report import to_json, to_memory_table, to_table, verdicts
+from tools.bench.rows import CHAIN, DEPTH, ROWS, Probe, Row
 
 ROOT = Path(__file__).parents[2]
 NAMES = [row.name for row in ROWS]
@@ -157,6 +159,47 @@ def test_a_chain_runs_backward_through_all_its_nodes():
         assert grad.tolist() == [1.0] * 4
 
 
+ANOMALY_ROWS = [row for row in ROWS if "anomaly mode" in row.title]
+
+
+@pytest.mark.parametrize("row", ANOMALY_ROWS, ids=lambda row: row.name)
+def test_an_anomaly_row_trains_in_the_mode_that_its_name_says(row, monkeypatch):
+    seen = []
+
+    def step(self, *args):
+        stack = "".join(traceback.format_stack())
+        seen.append((torch.is_anomaly_enabled(), stack.count("in _one_deeper")))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    made = []
+    forward = torch.nn.GELU.forward
+
+    def watched(self, x):
+        y = forward(self, x)
+        made.append(type(y.grad_fn.metadata.get("traceback_")))
+        assert not torch.is_anomaly_enabled() or torch.is_anomaly_check_nan_enabled() is ("_nan" in row.name)
+        return y
+
+    monkeypatch.setattr(torch.nn.GELU, "forward", watched)
+    row.reference().call()
+    row.ours().call()
+    assert [enabled for enabled, _ in seen] == [False, True]
+    assert [deeper for _, deeper in seen] == [DEPTH // 2 if "_deep" in row.name else 0] * 2
+    assert made[:12] == [type(None)] * 12
+    assert made[12:] == [list if row.name.startswith("torch") else torch_ext._C.LazyTraceback] * 12
+
+
+def test_memory_is_counted_for_both_modes_and_both_depths():
+    memory = measure_memory()
+    assert [set(modes) for modes in memory.values()] == [{"torch", "torch_ext"}] * 2
+    shallow, deep = memory.values()
+    for mode in ("torch", "torch_ext"):
+        assert 0 < shallow[mode] < deep[mode]
+    cells = [list(column.cells) for column in to_memory_table(memory).columns]
+    assert cells[0] == list(memory)
+    assert cells[1] == [f"{modes['torch']:,}" for modes in memory.values()]
+
+
 def test_goals_are_of_rows_and_by_torch_version():
     for goals in GOALS.values():
         assert set(goals) <= set(NAMES)
@@ -174,7 +217,7 @@ def test_verdicts_compare_the_ratio_with_the_goal():
     assert list(to_table(rows, results, goals).columns[-1].cells) == [
         "[green]met[/]",
         "[red]missed[/]",
-        "no goal",
+        "",
     ]
 
 
@@ -192,6 +235,7 @@ def test_json_has_every_row():
     assert outcome["machine"]["torch"] == torch.__version__
     assert outcome["machine"]["threads"] == 1
     assert outcome["settings"] == {"rounds": 3, "block_ms": 0.05}
+    assert outcome["anomaly_memory"].keys() == {"shallow", "60 frames deeper"}
 
 
 def test_table_has_the_rows_asked_for(one_thread, capsys):
@@ -207,6 +251,7 @@ def test_check_fails_where_a_goal_is_missed(one_thread, ratio, status, monkeypat
     result = Result(1.0, ratio, ratio, (ratio, ratio))
     monkeypatch.setattr(cli, "measure", lambda rows, *_: {row.name: result for row in rows})
     monkeypatch.setattr(cli, "goals_for", lambda version: GOALS["2.13"])
+    monkeypatch.setattr(cli, "measure_memory", lambda: {"shallow": {"torch": 2, "torch_ext": 1}})
     assert main(["--check"]) == status
     assert main([]) == 0
 

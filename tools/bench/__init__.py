@@ -3,5 +3,6 @@
 - ``rows``: what is measured
 - ``goals``: the ratio to reach in each row, by torch version
 - ``measure``: how it is timed
+- ``memory``: what anomaly mode keeps
 - ``report``: the table and the JSON
 """

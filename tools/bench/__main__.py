@@ -12,7 +12,8 @@ from rich.progress import Progress
 
 from .goals import goals_for
 from .measure import measure
-from .report import machine, to_json, to_table, verdicts
+from .memory import measure_memory
+from .report import machine, to_json, to_memory_table, to_table, verdicts
 from .rows import ROWS
 
 DESCRIPTION = """\
@@ -20,8 +21,8 @@ Measure what a call of a custom Function costs on torch_ext and on stock torch.
 
 Both are timed in one process, in short blocks taken in turns and in random order, with the garbage
 collector off; figures are medians of CPU time. "Overhead" is Function.apply less the same forward
-called directly under no_grad. The reference is stock torch.autograd.Function, and in the last row
-torch's own C++ node.
+called directly under no_grad. The reference is stock torch.autograd.Function; in the row view_as it is
+torch's own C++ node, and in those of anomaly mode, which also state its memory, the plain training step.
 """
 
 
@@ -68,9 +69,11 @@ def main(arguments=None):
             rows, options.rounds, options.block_ms / 1e3, lambda: progress.advance(bar)
         )
 
+    memory = measure_memory() if any("anomaly mode" in row.title for row in rows) else None
+
     if options.json:
         settings = {"rounds": options.rounds, "block_ms": options.block_ms}
-        print(json.dumps(to_json(rows, results, goals, settings), indent=2))
+        print(json.dumps(to_json(rows, results, goals, settings, memory), indent=2))
     else:
         console = Console()
         about = machine()
@@ -78,6 +81,8 @@ def main(arguments=None):
         console.print(to_table(rows, results, goals))
         for row in rows:
             console.print(f"{row.name}: {row.title}", highlight=False)
+        if memory is not None:
+            console.print(to_memory_table(memory))
     return 1 if options.check and False in verdicts(results, goals).values() else 0
 
 

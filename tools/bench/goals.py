@@ -1,6 +1,8 @@
-"""The ratio, torch_ext to reference, that each row of the benchmark has to reach."""
+"""The ratio, measured to reference, that each row of the benchmark has to reach."""
 
 import torch
+
+ANOMALY = {"anomaly": 1.2, "anomaly_nan": 1.6, "anomaly_deep": 1.2, "anomaly_nan_deep": 1.6}
 
 GOALS = {
     "2.13": {
@@ -12,6 +14,7 @@ GOALS = {
         "hook_call": 1.0,
         "node_hook_call": 1.0,
         "view_as": 1.0,
+        **ANOMALY,
     },
     "2.15": {
         "identity": 0.50,
@@ -22,6 +25,7 @@ GOALS = {
         "hook_call": 1.0,
         "node_hook_call": 1.0,
         "view_as": 1.0,
+        **ANOMALY,
     },
 }
 

@@ -42,11 +42,11 @@ def verdicts(results, goals):
 def to_table(rows, results, goals):
     table = Table()
     table.add_column("row\n", no_wrap=True)
-    headings = "reference\nus", "torch_ext\nus", "ratio\n", "quartiles\nof ratio", "goal\n"
+    headings = "reference\nus", "measured\nus", "ratio\n", "quartiles\nof ratio", "goal\n"
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict\n")
-    words = {True: "[green]met[/]", False: "[red]missed[/]", None: "no goal"}
+    table.add_column("verdict\n", no_wrap=True)
+    words = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}
     met = verdicts(results, goals)
     for row in rows:
         result = results[row.name]
@@ -63,12 +63,24 @@ def to_table(rows, results, goals):
     return table
 
 
-def to_json(rows, results, goals, settings):
-    """Return the outcome as a JSON value; times are in microseconds."""
+def to_memory_table(memory):
+    """Return the table of what :func:`memory.measure_memory` gives."""
+    table = Table(title="Anomaly mode: memory by node of the graph (bytes, by tracemalloc)")
+    table.add_column("stack")
+    for mode in next(iter(memory.values())):
+        table.add_column(mode, justify="right")
+    for label, modes in memory.items():
+        table.add_row(label, *(f"{size:,}" for size in modes.values()))
+    return table
+
+
+def to_json(rows, results, goals, settings, memory=None):
+    """Return the outcome as a JSON value; times are in microseconds, memory in bytes by node."""
     met = verdicts(results, goals)
     return {
         "machine": machine(),
         "settings": settings,
+        "anomaly_memory": memory,
         "rows": [
             {
                 "name": row.name,

@@ -6,15 +6,20 @@ differs. To add a row, write a function that makes its probe and put a ``Row`` i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 import torch_ext
 
 CHAIN = 50  # nodes in a chain
 SIZE = 4  # elements of a tensor: small, for the cost of a call and not of arithmetic
+
+
+DEPTH = 60  # Python frames above a training step that is called from deep within a program
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison: ``reference`` and ``ours`` each make a fresh probe."""
+    """A comparison: ``reference`` and ``ours`` (what is measured) each make a fresh probe."""
 
     name: str
     title: str
@@ -164,6 +169,62 @@ def against_stock(name, title, make):
     )
 
 
+# --- Anomaly mode ---------------------------------------------------------------------------------
+
+
+def make_blocks():
+    """12 x (Linear 64, LayerNorm, GELU), and a batch of 32 for them."""
+    torch.manual_seed(0)
+    layers = [(nn.Linear(64, 64), nn.LayerNorm(64), nn.GELU()) for _ in range(12)]
+    return nn.Sequential(*(layer for block in layers for layer in block)), torch.randn(32, 64)
+
+
+def at_depth(depth, call):
+    """``call()``, with ``depth`` more Python frames on the stack.
+
+    Of two functions in turns: tracebacks shorten the recursion of one.
+    """
+    return call() if depth == 0 else _one_deeper(depth - 1, call)
+
+
+def _one_deeper(depth, call):
+    return call() if depth == 0 else at_depth(depth - 1, call)
+
+
+def training_step(mode=contextlib.nullcontext, depth=0):
+    """Forward, backward and the optimizer's step, in the context ``mode()``."""
+    model, batch = make_blocks()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    def step():
+        with mode():
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+
+    return Probe(lambda: at_depth(depth, step))
+
+
+def under_anomaly_mode(name, title, set_detect_anomaly):
+    """The rows of an anomaly mode, each against the plain step at the same depth."""
+
+    def row(suffix, text, check_nan, depth):
+        return Row(
+            name + suffix,
+            title + text,
+            lambda: training_step(depth=depth),
+            lambda: training_step(lambda: set_detect_anomaly(True, check_nan=check_nan), depth),
+        )
+
+    deep = f", {DEPTH} frames deep"
+    return (
+        row("", "", False, 0),
+        row("_nan", ", NaN checks", True, 0),
+        row("_deep", deep, False, DEPTH),
+        row("_nan_deep", ", NaN checks" + deep, True, DEPTH),
+    )
+
+
 ROWS = (
     against_stock("identity", "overhead: x, the input returned as is", identity),
     against_stock("saved", "overhead: x * y, two saved tensors", saved),
@@ -193,5 +254,15 @@ ROWS = (
         f"as chain, the reference being {CHAIN} x torch's own view_as node",
         view_as_chain,
         lambda: identity_chain(torch_ext.Function),
+    ),
+    *under_anomaly_mode(
+        "anomaly",
+        "training step in anomaly mode, the reference being the plain step",
+        torch_ext.anomaly.set_detect_anomaly,
+    ),
+    *under_anomaly_mode(
+        "torch",
+        "the same in torch's own anomaly mode",
+        torch.autograd.set_detect_anomaly,
     ),
 )

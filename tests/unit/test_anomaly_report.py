@@ -1,0 +1,350 @@
+"""What a failed backward's exception and last_report() tell."""
+
+import gc
+import json
+import logging
+import pickle
+import threading
+import weakref
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+import torch_ext
+from torch_ext import _anomaly_report, anomaly
+
+
+@pytest.fixture(autouse=True)
+def quiet(recwarn):
+    """Failing backwards warn; the parity scenarios look at that."""
+    yield
+    assert not _anomaly_report._unfinished
+    assert not torch.is_anomaly_enabled()
+
+
+def fail(backward, **options):
+    """The exception that backward() raises in anomaly mode, and the report on it."""
+    with torch_ext.anomaly.set_detect_anomaly(True, **options), pytest.raises(Exception) as raised:
+        backward()
+    return raised.value, anomaly.last_report()
+
+
+def make_function(backward_of):
+    class Custom(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return backward_of(ctx, grad)
+
+    return Custom.apply
+
+
+def raise_key_error(ctx, grad):
+    raise KeyError("from backward")
+
+
+def zeros(*shape):
+    return torch.zeros(*shape, requires_grad=True)
+
+
+def root_of(x):
+    return x.sqrt()  # has no finite derivative at 0
+
+
+def nan_at_zero():
+    return (root_of(zeros(2)) * 0).sum()
+
+
+def test_names_what_failed():
+    error, report = fail(lambda: nan_at_zero().backward())
+    assert report.node_name == "SqrtBackward0"
+    assert (report.found, report.output_index) == ("nan", 0)
+    assert report.error == f"RuntimeError: {error}"
+    assert report.path == ("SumBackward0", "MulBackward0", "SqrtBackward0")
+    assert (report.parents, report.enclosing) == ((), ())
+
+
+def test_frames_end_where_forward_called_the_operator():
+    _, report = fail(lambda: nan_at_zero().backward())
+    *_, caller, last = report.frames
+    assert (last.file, last.function) == (__file__, "root_of")
+    assert last.source == "return x.sqrt()  # has no finite derivative at 0"
+    assert last.line == root_of.__code__.co_firstlineno + 1
+    assert (caller.function, caller.source) == ("nan_at_zero", "return (root_of(zeros(2)) * 0).sum()")
+
+
+def test_notes_hold_the_forward_traceback_once():
+    error, _ = fail(lambda: nan_at_zero().backward())
+    (note,) = error.__notes__
+    assert note.startswith("Forward call that made SqrtBackward0, whose backward failed (most recent call last):\n  File ")
+    assert note.endswith("in root_of\n    return x.sqrt()  # has no finite derivative at 0")
+
+
+def test_logging_shows_the_notes():
+    error, _ = fail(lambda: make_function(raise_key_error)(zeros(2)).sum().backward())
+    text = logging.Formatter().formatException((type(error), error, error.__traceback__))
+    assert text.endswith(error.__notes__[-1])
+
+
+def test_second_output():
+    one, inf = (torch.tensor([value], requires_grad=True) for value in (1.0, float("inf")))
+    for inputs, output in ((one, inf), 0), ((inf, one), 1):
+        _, report = fail(lambda: (torch.mul(*inputs) * 0).sum().backward())
+        assert (report.node_name, report.found, report.output_index) == ("MulBackward0", "nan", output)
+
+
+def test_exception_of_a_function():
+    error, report = fail(lambda: make_function(raise_key_error)(zeros(2)).sum().backward(), check_nan=False)
+    assert type(error) is KeyError
+    assert (report.node_name, report.found, report.output_index) == ("CustomBackward", "exception", None)
+    assert report.error == "KeyError: 'from backward'"
+    assert report.path == ("SumBackward0", "CustomBackward")
+    assert report.born is None
+    assert len(error.__notes__) == 1
+
+
+def test_gradient_of_the_wrong_shape():
+    wrong = make_function(lambda ctx, grad: grad.new_ones(7))
+    _, report = fail(lambda: wrong(zeros(2)).sum().backward())
+    assert (report.node_name, report.found, report.output_index) == ("CustomBackward", "exception", 0)
+
+
+def test_error_raised_in_cpp():
+    def backward():
+        middle = zeros(2) * 2
+        y = middle.exp()
+        y.add_(1)
+        y.sum().backward()
+
+    error, report = fail(backward)
+    assert (report.node_name, report.found) == ("ExpBackward0", "exception")
+    assert "modified by an inplace operation" in report.error
+    assert len(error.__notes__) == 1
+
+
+def test_exception_that_forbids_attributes():
+    class Frozen(Exception):
+        def __setattr__(self, name, value):
+            raise AttributeError(name)
+
+    def raise_frozen(ctx, grad):
+        raise Frozen
+
+    error, report = fail(lambda: make_function(raise_frozen)(zeros(2)).sum().backward())
+    assert "made CustomBackward" in error.__notes__[0]
+    assert report.node_name == "CustomBackward"
+
+
+def test_ctx_attributes_named_as_those_of_nodes():
+    class Shadows(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.name = ctx.variable = ctx.frames = "the user's"
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * float("nan")
+
+    _, report = fail(lambda: (Shadows.apply(zeros(2)) * 2).sum().backward())
+    assert report.path == ("SumBackward0", "MulBackward0", "ShadowsBackward")
+
+
+def test_keeps_the_users_notes():
+    def raise_with_note(ctx, grad):
+        error = KeyError("from backward")
+        error.__notes__ = ["the user's"]
+        raise error
+
+    error, _ = fail(lambda: make_function(raise_with_note)(zeros(2)).sum().backward())
+    assert error.__notes__[0] == "the user's"
+    assert len(error.__notes__) == 2
+
+
+def test_made_outside_anomaly_mode():
+    y = nan_at_zero()
+    error, report = fail(y.backward)
+    assert report.frames == ()
+    assert error.__notes__ == [
+        "The forward call that made SqrtBackward0, whose backward failed, is not known: it ran outside anomaly mode."
+    ]
+
+
+def test_parents_in_double_backward():
+    x = torch.full((1,), 2.0, requires_grad=True)
+
+    def backward():
+        (first,) = torch.autograd.grad((x**4).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x, create_graph=True)
+        second.register_hook(lambda grad: grad * float("nan"))
+        second.sum().backward()
+
+    error, report = fail(backward)
+    assert len(report.parents) == 2
+    assert report.parents[-1].name == "PowBackward0"
+    sources = [frame.source for frame in report.parents[-1].frames if frame.file == __file__]
+    assert sources[-1] == "(first,) = torch.autograd.grad((x**4).sum(), x, create_graph=True)"
+    child, parent, grandparent = error.__notes__[:3]
+    assert parent.startswith(f"Forward call that made {report.parents[0].name}, whose backward made {report.node_name} ")
+    assert grandparent.startswith(f"Forward call that made PowBackward0, whose backward made {report.parents[0].name} ")
+
+
+def test_inner_backward_is_the_one_that_failed():
+    def backward():
+        checkpoint(lambda x: root_of(x) * 0, zeros(2) * 1, use_reentrant=True).sum().backward()
+
+    error, report = fail(backward)
+    assert report.node_name == "SqrtBackward0"
+    assert [each.name for each in report.enclosing] == ["CheckpointFunctionBackward"]
+    assert [note.partition(" (most")[0].removeprefix("Forward call that made ") for note in error.__notes__] == [
+        "SqrtBackward0, whose backward failed",
+        "CheckpointFunctionBackward, whose backward made SqrtBackward0",
+        "CheckpointFunctionBackward, whose backward failed",
+    ]
+
+
+def test_inner_failure_that_was_handled_is_not_the_outer_ones():
+    def handle(ctx, grad):
+        with torch.enable_grad(), pytest.raises(RuntimeError):
+            nan_at_zero().backward()
+        raise KeyError("another")
+
+    error, report = fail(lambda: make_function(handle)(zeros(2)).sum().backward())
+    assert (report.node_name, report.enclosing) == ("CustomBackward", ())
+    assert len(error.__notes__) == 1
+
+
+def test_root_that_no_node_stands_for():
+    x, nan = torch.ones(2, requires_grad=True), torch.full((2,), float("nan"))
+    error, report = fail(lambda: torch.autograd.backward([x * 2, x * 3], [nan, nan]))
+    assert "GraphRoot" in report.node_name
+    assert (report.found, report.path, report.neighbours) == ("nan", (), ())
+    assert len(error.__notes__) == 1
+
+
+def test_gradient_edges_as_roots():
+    def backward():
+        y = root_of(zeros(1)) * 0
+        torch.autograd.backward(torch.autograd.graph.get_gradient_edge(y), torch.ones(1))
+
+    _, report = fail(backward)
+    assert report.path == ("MulBackward0", "SqrtBackward0")
+
+
+def test_backward_that_never_starts_is_not_reported():
+    _, before = fail(lambda: nan_at_zero().backward())
+    error, report = fail(lambda: torch.ones(1).backward())
+    assert report is before
+    assert not hasattr(error, "__notes__")
+
+
+def test_preserved_node_meta_is_read_as_frames():
+    graph = torch.fx.Graph()
+    node = graph.placeholder("x")
+    node.meta["stack_trace"] = '  File "model.py", line 7, in forward\n    return x.sqrt()\n'
+
+    def backward():
+        with torch.fx.traceback.preserve_node_meta(), torch.fx.traceback.set_current_meta(node):
+            y = root_of(zeros(1))
+        (y * 0).sum().backward()
+
+    _, report = fail(backward)
+    assert report.frames == (anomaly._anomaly_report.Frame("model.py", 7, "forward", "return x.sqrt()"),)
+
+
+def test_installed_reports_for_torchs_own_context():
+    with torch_ext.installed(), torch.autograd.set_detect_anomaly(True), pytest.raises(RuntimeError) as raised:
+        nan_at_zero().backward()
+    assert "made SqrtBackward0" in raised.value.__notes__[0]
+    assert anomaly.last_report().frames[-1].function == "root_of"
+
+
+def test_threads_report_their_own_failures():
+    start = threading.Barrier(4)
+    seen = {}
+
+    def run(number):
+        names = {}
+        exec(f"def forward_{number}(x):\n    return (x.sqrt() * 0).sum()\n", names)
+        for _ in range(20):
+            x = zeros(1)
+            start.wait()
+            try:
+                names[f"forward_{number}"](x).backward()
+            except RuntimeError as error:
+                seen.setdefault(number, set()).add(error.__notes__[0].splitlines()[-1])
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    with anomaly.set_detect_anomaly(True):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert {number: [line.split()[-1] for line in lines] for number, lines in seen.items()} == {
+        number: [f"forward_{number}"] for number in range(4)
+    }
+
+
+def test_to_json():
+    _, report = fail(lambda: nan_at_zero().backward())
+    data = json.loads(report.to_json())
+    assert data["node_name"] == "SqrtBackward0"
+    assert data["frames"][-1] == {
+        "file": __file__,
+        "line": root_of.__code__.co_firstlineno + 1,
+        "function": "root_of",
+        "source": "return x.sqrt()  # has no finite derivative at 0",
+    }
+    assert set(data) == set(vars(report))
+    assert "\n" not in report.to_json(indent=None)
+
+
+def test_report_is_plain_data():
+    _, report = fail(lambda: nan_at_zero().backward())
+    assert pickle.loads(pickle.dumps(report)) == report
+
+
+def test_report_keeps_no_graph_alive():
+    x = zeros(2)
+    ref = weakref.ref(x)
+    error, report = fail(lambda: (root_of(x) * 0).sum().backward())
+    assert report is anomaly.last_report()
+    del x, error
+    gc.collect()
+    assert ref() is None
+
+
+def test_a_report_that_fails_hides_nothing(monkeypatch, caplog):
+    def broken(roots):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(_anomaly_report, "reachable", broken)
+    with anomaly.set_detect_anomaly(True), pytest.raises(RuntimeError, match="returned nan values"):
+        nan_at_zero().backward()
+    assert "could not report" in caplog.text
+    _anomaly_report._unfinished.clear()
+
+
+def test_picture_of_a_wide_graph_stays_small():
+    def backward():
+        x = zeros(100)
+        torch.stack([root_of(each) for each in x.unbind()]).mul(0).sum().backward()
+
+    _, report = fail(backward)
+    assert len(report.neighbours) == 24
+    assert [each.name for each in report.neighbours if each.failing] == ["SqrtBackward0"]
+
+
+def test_deep_graph():
+    def backward():
+        y = root_of(zeros(1))
+        for _ in range(5000):
+            y = y * 1
+        (y * 0).sum().backward()
+
+    _, report = fail(backward)
+    assert len(report.path) == 5003
