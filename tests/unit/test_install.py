@@ -702,3 +702,24 @@ def test_accelerate_from_many_threads():
     cls = make_double()
     in_threads(lambda index: torch_ext.accelerate(cls))
     assert runs_on_torch_ext(cls.apply)
+
+
+def test_isinstance_holds_for_nodes_from_before_and_after():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    x = torch.ones(1, requires_grad=True)
+    stock = Double.apply(x).grad_fn
+    with torch_ext.installed():
+        ours = Double.apply(x).grad_fn
+        assert type(ours) is Double._backward_cls
+        assert isinstance(stock, Double._backward_cls)
+        assert not isinstance(x.clone().grad_fn, Double._backward_cls)
+    assert type(stock) is Double._backward_cls
+    assert isinstance(ours, Double._backward_cls)

@@ -1,0 +1,85 @@
+"""Where stock torch crashes or leaks and torch_ext does not."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+import torch_ext
+
+
+class Double(torch_ext.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+@pytest.fixture
+def x(device):
+    return torch.ones(2, device=device, requires_grad=True)
+
+
+def test_raw_saved_tensors_outlive_what_they_held(x):
+    y = Double.apply(x)
+    (saved,) = y.grad_fn._raw_saved_tensors
+    y.sum().backward()
+    with pytest.raises(RuntimeError):
+        y.grad_fn._raw_saved_tensors
+    with pytest.raises(RuntimeError):
+        saved.register_hooks(lambda t: t, lambda t: t)
+    del y
+    gc.collect()
+    with pytest.raises(RuntimeError):
+        saved.register_hooks(lambda t: t, lambda t: t)
+
+
+def test_unpack_hook_that_frees_what_is_being_unpacked(x):
+    seen = []
+
+    class Twice(Double):
+        @staticmethod
+        def backward(ctx, grad):
+            nodes.append(ctx)
+            seen.extend(ctx.saved_tensors)
+            with pytest.raises(RuntimeError, match="second time"):
+                ctx.saved_tensors
+            return grad * 2
+
+    nodes = []
+
+    def unpack(packed):
+        nodes.pop().maybe_clear_saved_tensors()
+        return packed
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+        y = Twice.apply(x)
+    y.sum().backward()
+    (saved,) = seen
+    assert torch.equal(saved, x)
+    assert torch.equal(x.grad, torch.full_like(x, 2))
+
+
+def test_cycle_through_a_tensor_that_is_saved_alone(x):
+    intermediate = x.clone()
+    intermediate.result = Double.apply(intermediate)
+    alive = weakref.ref(intermediate)
+    del intermediate
+    gc.collect()
+    assert alive() is None
+
+
+def test_long_chain_is_built_used_and_freed(x):
+    y = x
+    for _ in range(200_000):
+        y = Double.apply(y)
+    y.backward(torch.zeros_like(y))
+    node = y.grad_fn
+    del y
+    del node
+    assert torch.equal(x.grad, torch.zeros_like(x))
