@@ -48,7 +48,7 @@ def train(model, images, labels, epochs=20, batch=32):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("build/find_nan.svg"), help="picture (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("build/find_nan.svg"), help="picture to write")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(0)

@@ -259,7 +259,8 @@ def _locate(
         path=tuple(name_of(each) for each in path),
         born=born,
         neighbours=tuple(
-            Neighbour(name_of(each), _place(each), each is node, seen is not None and each is seen.node) for each in nodes
+            Neighbour(name_of(each), _place(each), failing=each is node, born=bool(seen) and each is seen.node)
+            for each in nodes
         ),
         edges=tuple(
             Edge(number[each], number[following], output)

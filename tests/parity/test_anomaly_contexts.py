@@ -121,7 +121,13 @@ def made_and_entered_in_different_states(s):
 def arguments(s):
     for name in ("detect_anomaly", "set_detect_anomaly"):
         make = getattr(s, name)
-        for args, kwargs in (((), {"mode": 1}), ((1, 2, 3), {}), (("yes",), {}), ((None,), {}), ((), {"chek_nan": True})):
+        for args, kwargs in (
+            ((), {"mode": 1}),
+            ((1, 2, 3), {}),
+            (("yes",), {}),
+            ((None,), {}),
+            ((), {"chek_nan": True}),
+        ):
 
             def body():
                 with make(*args, **kwargs):

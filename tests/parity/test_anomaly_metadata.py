@@ -262,12 +262,15 @@ def a_failure_keeps_nothing_alive(s):
             raise KeyError("backward")
 
     refs = {}
-    for name, make in (("torch", lambda x: x.sqrt() * 0), ("function", Holder.apply)):
+
+    def fail(name, make):
         x = torch.zeros(2, device=s.device, requires_grad=True)
         refs[name] = weakref.ref(x)
         under(s, name, lambda: make(x).sum().backward())
-        del x
-        gc.collect()
+
+    fail("torch", lambda x: x.sqrt() * 0)
+    fail("function", Holder.apply)
+    gc.collect()
     # The thread's queue may hold what the last backward left until it is next used.
     s.randn(1, requires_grad=True).sum().backward()
     for name, ref in refs.items():
