@@ -17,8 +17,7 @@ from torch.autograd.function import (  # noqa: E402
     once_differentiable,
 )
 
-from . import hooks  # noqa: E402
-from . import anomaly  # noqa: E402
+from . import anomaly, hooks  # noqa: E402
 from ._install import (  # noqa: E402
     accelerate,
     install,
@@ -26,6 +25,7 @@ from ._install import (  # noqa: E402
     is_installed,
     uninstall,
 )
+from .anomaly import detect_anomaly, set_detect_anomaly  # noqa: E402
 from .function import Function  # noqa: E402
 
 __all__ = [
@@ -36,11 +36,13 @@ __all__ = [
     "__version__",
     "accelerate",
     "anomaly",
+    "detect_anomaly",
     "hooks",
     "install",
     "installed",
     "is_installed",
     "load",
     "once_differentiable",
+    "set_detect_anomaly",
     "uninstall",
 ]

@@ -139,15 +139,13 @@ int ass_subscript(PyObject* self, PyObject* key, PyObject* value) {
   return fill(self) ? list_mapping().mp_ass_subscript(self, key, value) : -1;
 }
 
-/// Also for a plain list on the left, which would read the items behind our
-/// back.
-PyObject* add(PyObject* left, PyObject* right) {
-  if (!PyList_Check(left)) {
-    Py_RETURN_NOTIMPLEMENTED;
+/// Python asks a number slot first, for both operands of + and +=; the lists'
+/// own slots then find the items.
+PyObject* before_add(PyObject* left, PyObject* right) {
+  if (!fill_if_lazy(left) || !fill_if_lazy(right)) {
+    return nullptr;
   }
-  return fill_if_lazy(left) && fill_if_lazy(right)
-      ? list_sequence().sq_concat(left, right)
-      : nullptr;
+  Py_RETURN_NOTIMPLEMENTED;
 }
 
 // --- What is our own ---------------------------------------------------------
@@ -156,6 +154,16 @@ PyObject* frames(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
   return call_formatter(self, "to_frames").release();
   END_HANDLE_TH_ERRORS
+}
+
+/// Looked up on the type, past getattro.
+PyObject* reversed(PyObject* self, PyObject*) {
+  return fill(self) ? PyObject_CallMethod(
+                          reinterpret_cast<PyObject*>(&PyList_Type),
+                          "__reversed__",
+                          "O",
+                          self)
+                    : nullptr;
 }
 
 /// Pickled and copied as the plain list that it stands for.
@@ -185,6 +193,7 @@ PyMethodDef lazy_methods[] = {
      PyDoc_STR("frames()\n--\n\n"
                "The stack as a list of (file, line, function, source line), "
                "outermost first.")},
+    {"__reversed__", reversed, METH_NOARGS, nullptr},
     {"__reduce_ex__", reduce, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 
@@ -233,7 +242,7 @@ bool init_lazy_traceback() {
   lazy_mapping.mp_length = length;
   lazy_mapping.mp_subscript = subscript;
   lazy_mapping.mp_ass_subscript = ass_subscript;
-  lazy_number.nb_add = add;
+  lazy_number.nb_add = before_add;
 
   PyTypeObject& type = LazyTracebackType;
   Py_SET_REFCNT(reinterpret_cast<PyObject*>(&type), 1);

@@ -60,7 +60,10 @@ Ref exception_in_flight() {
   }
   try {
     std::rethrow_exception(current);
-  } catch (const python_error& error) {
+  } catch (python_error& error) {
+    // What C++ raised may still be a type and a text; the engine throws on what
+    // stands here now.
+    PyErr_NormalizeException(&error.type, &error.value, &error.traceback);
     return Ref::share(error.value);
   } catch (...) {
     return Ref();
