@@ -31,6 +31,13 @@ def targets(s):
     yield "post accumulate", leaf, hooks.register_post_accumulate_grad_hook
 
 
+def record_alive(s, label, refs):
+    """Record which of the weak references in a dict have a target, before and after a garbage collection."""
+    s.record(f"{label}, alive", [name for name, ref in refs.items() if ref() is not None])
+    gc.collect()
+    s.record(f"{label}, alive after gc", [name for name, ref in refs.items() if ref() is not None])
+
+
 @scenario
 def removed_hooks(s):
     for name, target, register in targets(s):
@@ -61,18 +68,14 @@ def hooks_of_what_is_gone(s):
             refs[name] = weakref.ref(hook)
             register(target, hook)
         del hook, target
-        for name, ref in refs.items():
-            s.alive(f"{kind}, {name}, all there", ref)
+        record_alive(s, f"{kind}, all there", refs)
         node = output.grad_fn
         del output
-        for name, ref in refs.items():
-            s.alive(f"{kind}, {name}, without the output", ref)
+        record_alive(s, f"{kind}, without the output", refs)
         del node
-        for name, ref in refs.items():
-            s.alive(f"{kind}, {name}, without the node", ref)
+        record_alive(s, f"{kind}, without the node", refs)
         del leaf
-        for name, ref in refs.items():
-            s.alive(f"{kind}, {name}, without the leaf", ref)
+        record_alive(s, f"{kind}, without the leaf", refs)
 
 
 def cycle(s, register_on):
