@@ -263,7 +263,7 @@ def backward_on_another_thread(s):
         leaf = s.randn(2, requires_grad=True)
         output = product(leaf, s.randn(2))
         runner = threading.Thread(target=output.sum().backward)
-        where = lambda *_: s.record("on the runner", threading.current_thread() is runner)  # noqa: B023, E731
+        where = lambda *_: s.record("on the runner", threading.current_thread() is runner)  # noqa: E731
         hooks.register_tensor_hook(output, where)
         hooks.register_node_prehook(output.grad_fn, where)
         hooks.register_node_posthook(output.grad_fn, where)

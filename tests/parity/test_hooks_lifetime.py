@@ -201,14 +201,14 @@ def references_where_hooks_fail(s):
     for register in hooks.register_node_prehook, hooks.register_node_posthook:
         output = leaf * 2
         register(output.grad_fn, lambda *grads: (wrong,) * 3)
-        s.references("wrong", lambda: output.sum().backward(retain_graph=True), leaf, wrong, None)  # noqa: B023
+        s.references("wrong", lambda: output.sum().backward(retain_graph=True), leaf, wrong, None)
 
 
 @scenario
 def references_of_hooks(s):
     for name, target, register in targets(s):
         hook = Hook()
-        s.references(name, lambda: register(target, hook).remove(), hook, None)  # noqa: B023
+        s.references(name, lambda: register(target, hook).remove(), hook, None)
 
 
 @scenario
