@@ -158,6 +158,8 @@ class _Failure:
 
 # By the id of the node's metadata, from the failure to the exception's way out of backward: an id holds no graph.
 _unfinished: dict[int, _Failure] = {}
+# One a thread is the rule. A backward that C++ code started ends out of sight, and its failure stays.
+_MOST_UNFINISHED = 16
 _last: Report | None = None
 
 
@@ -176,6 +178,8 @@ def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) 
     """
     failure = _Failure(Origin(node_name, _frames(metadata)), _parents(metadata), threading.get_ident())
     _unfinished[id(metadata)] = failure
+    while len(_unfinished) > _MOST_UNFINISHED:
+        _unfinished.pop(next(iter(_unfinished)), None)
     # What C++ code has raised may still be the text that an exception is to be made of.
     if isinstance(exc, BaseException):
         _attach(exc, failure.notes())

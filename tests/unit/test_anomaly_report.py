@@ -18,6 +18,8 @@ from torch_ext import _anomaly_report, anomaly
 @pytest.fixture(autouse=True)
 def quiet(recwarn):
     """Failing backwards warn; the parity scenarios look at that."""
+    # A backward of another test may have failed out of the report's sight.
+    _anomaly_report._unfinished.clear()
     yield
     assert not _anomaly_report._unfinished
     assert not torch.is_anomaly_enabled()
@@ -363,3 +365,12 @@ def test_deep_graph():
 
     _, report = fail(backward)
     assert len(report.path) == 5003
+
+
+def test_failures_that_never_leave_backward_do_not_pile_up():
+    kept = [{"traceback_": []} for _ in range(100)]
+    for metadata in kept:
+        _anomaly_report.record(metadata, "MulBackward0", None)
+    assert len(_anomaly_report._unfinished) == _anomaly_report._MOST_UNFINISHED
+    assert list(_anomaly_report._unfinished)[-1] == id(kept[-1])
+    _anomaly_report._unfinished.clear()
