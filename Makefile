@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml torch_ext/_build.py $(shell find csrc -name '
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test bench build lint clean distclean
+.PHONY: help demo test bench build lint leaks asan ubsan tsan valgrind clean distclean
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
@@ -23,6 +23,8 @@ help:
 	@echo 'make bench   measure against stock torch  (ARGS="--json")'
 	@echo 'make build   compile what has changed'
 	@echo 'make lint    check the Python code'
+	@echo 'make leaks   run each parity scenario 1,000 times   (LEAKS=50, ARGS="-k hooks")'
+	@echo 'make asan, ubsan, tsan and valgrind  run the tests under these: docs/reliability.md'
 	@echo 'make clean   remove builds; make distclean removes $(VENV) too'
 	@echo 'PYTHON=$(PYTHON), VENV=$(VENV) and TORCH=$(TORCH) choose the interpreter, the environment and the release of torch.'
 
@@ -53,8 +55,42 @@ lint: $(TORCHED)
 	$(PY) -m pip install --quiet ruff
 	$(PY) -m ruff check .
 
+# --- Proof under fire: docs/reliability.md -----------------------------------
+
+LEAKS ?= 1000
+
+leaks: build
+	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --leaks $(LEAKS) --variant ours tests/parity $(ARGS)
+
+# The interpreter is not built with the sanitizer, so its library is preloaded, and C++'s with it for the functions that
+# the sanitizer takes over. PYTHONMALLOC lets it see each of Python's blocks.
+library  = $(shell $(CXX) -print-file-name=$(1))
+sanitize = PYTHONMALLOC=malloc LD_PRELOAD='$(call library,lib$(1).so) $(call library,libstdc++.so.6)' \
+	TORCH_EXT_CFLAGS='$(2) -g1 -fno-omit-frame-pointer -Wno-error' $(PY) -m pytest -p no:cacheprovider
+SANITIZED ?= tests/parity tests/unit/test_hooks.py tests/unit/test_beyond_stock.py tests/reliability/test_threads_stress.py
+
+# What Python and torch keep to the end of the process is no leak; make leaks looks for those.
+asan: build
+	ASAN_OPTIONS=detect_leaks=0 $(call sanitize,asan,-fsanitize=address) -n $(WORKERS) --maxprocesses 8 $(SANITIZED) $(ARGS)
+
+# vptr wants the type information of torch's classes, which libtorch_python doesn't export.
+ubsan: build
+	UBSAN_OPTIONS=print_stacktrace=1 $(call sanitize,ubsan,-fsanitize=undefined -fno-sanitize=vptr -fno-sanitize-recover=all) \
+	  -n $(WORKERS) --maxprocesses 8 $(SANITIZED) $(ARGS)
+
+# Only ours is instrumented: what it sees are races between our own accesses.
+tsan: build
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
+	  $(call sanitize,tsan,-fsanitize=thread) -s tests/reliability/test_threads_stress.py $(ARGS)
+
+# The interpreter reads what is not initialised here and there: only what has torch_ext on the stack counts.
+valgrind: build
+	PYTHONMALLOC=malloc valgrind --quiet --log-file=valgrind.log $(PY) -m pytest -p no:cacheprovider \
+	  tests/unit/test_beyond_stock.py -k 'not long_chain and not metadata' $(ARGS)
+	! grep '_C\..*\.so\|torch_ext.*\.so' valgrind.log
+
 clean:
-	rm -rf build dist *.egg-info torch_ext/_C.*.so torch_ext/_C.*.json $(BUILT)
+	rm -rf valgrind.log build dist *.egg-info torch_ext/_C.*.so torch_ext/_C.*.json $(BUILT)
 
 distclean: clean
 	rm -rf $(VENV)

@@ -53,7 +53,7 @@ extension = CppExtension(
     [os.path.relpath(path, ROOT) for path in build.sources(CSRC)],
     include_dirs=[str(CSRC)],
     extra_compile_args=[
-        *build.COMPILE_FLAGS,
+        *build.compile_flags(),
         # Warnings are errors in our own code only.
         *(f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))),
         # ninja does not follow system headers: another torch has to be another command.

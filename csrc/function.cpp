@@ -5,6 +5,7 @@
 #include <function/attributes.cpp>
 #include <function/class_record.cpp>
 #include <function/compiled_autograd.cpp>
+#include <function/grad_dtypes.cpp>
 #include <function/inputs.cpp>
 #include <function/jvp.cpp>
 #include <function/methods.cpp>
@@ -14,4 +15,5 @@
 #include <function/profile.cpp>
 #include <function/saved.cpp>
 #include <function/state.cpp>
+#include <function/tensor_infos.cpp>
 #include <function/user_backward.cpp>

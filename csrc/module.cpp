@@ -9,6 +9,7 @@
 #include <hooks/register.h>
 #include <python/names.h>
 #include <python/ref.h>
+#include <tracer/bindings.h>
 
 namespace {
 
@@ -41,7 +42,33 @@ PyDoc_STRVAR(
     "An engine like torch's `engine` that reports on a backward that fails in\n"
     "anomaly mode.");
 
+PyDoc_STRVAR(
+    call_doc,
+    "call(cls, /, *args, **kwargs)\n--\n\n"
+    "Calls the custom Function without a Python frame for the call itself.");
+
+PyDoc_STRVAR(
+    framed_doc,
+    "set_framed_apply(function, get_callback, /)\n--\n\n"
+    "What apply calls in place of call() where torch.compile looks at frames:\n"
+    "where get_callback() gives something.");
+
+PyDoc_STRVAR(
+    backports_doc,
+    "give_backports(cls, of_ctx, /)\n--\n\n"
+    "Lets the subclasses of `cls` have what newer releases of torch have; their\n"
+    "ctx gets the attributes in the dict `of_ctx`.");
+
 PyMethodDef methods[] = {
+    {"call",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_ext::call)),
+     METH_FASTCALL | METH_KEYWORDS,
+     call_doc},
+    {"set_framed_apply", torch_ext::set_framed_apply, METH_VARARGS, framed_doc},
+    {"give_backports",
+     torch_ext::give_backports,
+     METH_VARARGS,
+     backports_doc},
     {"make_reporting_engine",
      torch_ext::make_reporting_engine,
      METH_O,
@@ -78,9 +105,14 @@ PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   }
   Ref apply = Ref::steal(torch_ext::make_apply_callable());
   Ref module = apply ? Ref::steal(PyModule_Create(&definition)) : Ref();
-  if (!module ||
+  Ref grad_dtypes =
+      module ? Ref::steal(torch_ext::new_output_grad_dtypes()) : Ref();
+  if (!grad_dtypes ||
       PyModule_AddObjectRef(module.get(), "apply", apply.get()) < 0 ||
+      PyModule_AddObjectRef(
+          module.get(), "output_grad_dtypes", grad_dtypes.get()) < 0 ||
       PyModule_AddFunctions(module.get(), torch_ext::hook_methods) < 0 ||
+      !torch_ext::add_tracer_methods(module.get()) ||
       PyModule_AddObjectRef(
           module.get(),
           "FunctionState",

@@ -17,6 +17,13 @@ def pytest_addoption(parser):
         help="device on which the parity scenarios make their tensors (default: cpu)",
     )
     group.addoption(
+        "--leaks",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run each parity scenario N times, and look at what is left rather than at what it shows",
+    )
+    group.addoption(
         "--variant",
         action="append",
         choices=("stock", *VARIANTS),
@@ -48,6 +55,11 @@ def pytest_collection_finish(session):
     # Scenarios collect garbage many times: keep torch's own modules out of each pass.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def repeat(request):
+    return request.config.getoption("leaks")
 
 
 @pytest.fixture

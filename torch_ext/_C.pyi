@@ -1,5 +1,6 @@
 """The C++ part of torch_ext. Not public: use what ``torch_ext`` exports."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,8 +48,20 @@ class FunctionState(torch._C._FunctionBase):
     def _set_sequence_nr(self, sequence_nr: int) -> None: ...
     def _get_compiled_autograd_symints(self) -> tuple[int | torch.SymInt, ...]: ...
 
+output_grad_dtypes: Any
+"""ctx.output_grad_dtypes, for a torch whose ctx has none: a descriptor."""
+
 def apply(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
     """Calls the custom Function ``cls`` on the arguments."""
+
+def call(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
+    """Calls the custom Function without a Python frame for the call itself."""
+
+def set_framed_apply(function: Any, get_callback: Any, /) -> None:
+    """What ``apply`` calls in place of ``call`` where torch.compile looks at frames: ``get_callback()`` is not None."""
+
+def give_backports(cls: type[torch.autograd.Function], of_ctx: dict[str, Any], /) -> None:
+    """Lets the subclasses of ``cls`` have what newer releases of torch have."""
 
 def classes_with_state_type() -> list[type[torch.autograd.Function]]:
     """The Function classes whose ``_backward_cls`` is torch_ext's subclass of it."""
@@ -77,3 +90,41 @@ def use_our_anomaly_metadata(ours: bool, /) -> bool:
 
 def make_reporting_engine(engine: Any, /) -> Any:
     """An engine like torch's ``engine`` that reports on a backward that fails in anomaly mode."""
+
+def source_range() -> torch._C._jit_tree_views.SourceRange:
+    """Where the caller is: the line of its innermost Python frame, and the whole stack as the text."""
+
+def create_graph_by_tracing(
+    func: Callable[..., Any],
+    inputs: Sequence[Any],
+    var_name_lookup_fn: Callable[[torch.Tensor], str] | None = None,
+    strict: bool = True,
+    force_outplace: bool = False,
+    self: torch.jit.ScriptModule | torch._C.ScriptModule | None = None,
+    argument_names: Sequence[str] = (),
+) -> tuple[torch._C.Graph, list[Any]]:
+    """Calls ``func(*inputs)`` and records its operators."""
+
+def create_graph_by_tracing_with_dict(
+    func: Callable[..., Any],
+    inputs_dict: dict[str, Any],
+    inputs: Sequence[Any] = (),
+    var_name_lookup_fn: Callable[[torch.Tensor], str] | None = None,
+    strict: bool = True,
+    force_outplace: bool = False,
+    self: torch.jit.ScriptModule | torch._C.ScriptModule | None = None,
+    argument_names: Sequence[str] = (),
+) -> tuple[torch._C.Graph, list[Any]]:
+    """Calls ``func(**inputs_dict)`` and records its operators."""
+
+def get_tracing_state() -> torch._C.TracingState | None:
+    """What the tracer records into on this thread; None where it records nothing."""
+
+def set_tracing_state(state: torch._C.TracingState | None, /) -> None:
+    """Records into ``state`` from now on, on this thread; None ends recording."""
+
+def get_value_trace(var: torch.Tensor, /) -> torch._C.Value:
+    """The graph's value for a tensor. One from outside the trace becomes a constant."""
+
+def set_value_trace(var: torch.Tensor, value: torch._C.Value, /) -> None:
+    """Makes ``value`` the graph's value for a tensor from now on."""

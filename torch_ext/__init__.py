@@ -17,7 +17,7 @@ from torch.autograd.function import (  # noqa: E402
     once_differentiable,
 )
 
-from . import anomaly, hooks  # noqa: E402
+from . import _frame, anomaly, hooks, tracer  # noqa: E402, F401
 from ._install import (  # noqa: E402
     accelerate,
     install,
@@ -44,5 +44,6 @@ __all__ = [
     "load",
     "once_differentiable",
     "set_detect_anomaly",
+    "tracer",
     "uninstall",
 ]

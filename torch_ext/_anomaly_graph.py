@@ -19,9 +19,13 @@ def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node
     """
     came_from: dict[Node, Node | None] = {}
     for root in roots:
-        if isinstance(root, GradientEdge) or root.requires_grad:
-            edge = root if isinstance(root, GradientEdge) else get_gradient_edge(root)
-            came_from.setdefault(edge.node, None)
+        if isinstance(root, GradientEdge):
+            came_from.setdefault(root.node, None)
+        elif root.grad_fn is not None:
+            # Not by get_gradient_edge(), whose token is a node: the next one would get another sequence number.
+            came_from.setdefault(root.grad_fn, None)
+        elif root.requires_grad:
+            came_from.setdefault(get_gradient_edge(root).node, None)
     queue = deque(came_from)
     while queue:
         node = queue.popleft()

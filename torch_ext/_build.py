@@ -10,17 +10,19 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 #: Releases of torch that csrc/compat.h has an entry for, oldest first, no gaps.
-SUPPORTED_TORCH = ("2.13",)
+SUPPORTED_TORCH = ("2.11", "2.12", "2.13", "2.14", "2.15")
 MINIMUM_PYTHON = (3, 10)
 
 #: NDEBUG as in torch's own wheels: it decides what the inline functions of the
 #: headers do, and both ways of building have to agree.
 COMPILE_FLAGS = [
+    "-std=c++20",
     "-O2",
     "-g0",
     "-DNDEBUG",
@@ -32,6 +34,11 @@ COMPILE_FLAGS = [
 ]
 
 INSTALL_COMMAND = "pip install --no-build-isolation --no-deps --force-reinstall ."
+
+
+def compile_flags() -> list[str]:
+    """COMPILE_FLAGS, and after them what the environment variable TORCH_EXT_CFLAGS asks for (a sanitizer, say)."""
+    return COMPILE_FLAGS + shlex.split(os.environ.get("TORCH_EXT_CFLAGS", ""))
 
 
 def torch_requirement() -> str:
@@ -91,7 +98,7 @@ def sources(csrc: Path) -> list[str]:
 
 def source_digest(csrc: Path) -> str:
     """Changes with every change of a source, a header or a flag."""
-    digest = hashlib.sha256("\0".join(COMPILE_FLAGS).encode())
+    digest = hashlib.sha256("\0".join(compile_flags()).encode())
     for path in sorted(csrc.rglob("*")):
         if path.suffix in (".cpp", ".h"):
             content = path.read_bytes()

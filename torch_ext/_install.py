@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import torch
 
-from . import _C, anomaly
+from . import _C, _compat, anomaly
 
 _FunctionT = TypeVar("_FunctionT", bound=type[torch.autograd.Function])
 
 _lock = threading.RLock()
-# What torch.autograd.Function had as its apply before install(); None otherwise.
-_torch_apply: classmethod | None = None
+# What torch.autograd.Function had as its apply before install(); None otherwise. Kept by importlib.reload().
+_torch_apply: object = globals().get("_torch_apply")
 
 
 def install() -> None:
@@ -101,14 +101,14 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
         )
     with _lock:
         theirs = _torch_apply or torch.autograd.Function.__dict__["apply"]
-        function = getattr(cls.apply, "__func__", cls.apply)
-        if function is not _C.apply and function is not theirs.__func__:
+        function = _compat.apply_of(cls)
+        if function is not _C.apply and function is not _compat.function_of(theirs):
             raise TypeError(
                 f"{cls.__qualname__} has an apply of its own, which accelerate() "
                 "would hide; accelerate the class whose apply that calls instead"
             )
         # Also where install() is in force, which may be taken back.
-        if getattr(vars(cls).get("apply"), "__func__", None) is not _C.apply:
+        if _compat.function_of(vars(cls).get("apply")) is not _C.apply:
             cls.apply = classmethod(_C.apply)
     return cls
 
@@ -117,7 +117,7 @@ def _restore_backward_classes() -> None:
     """Gives back to each Function the ``_backward_cls`` that torch made for it,
     but for those that go on running on torch_ext."""
     for cls in _C.classes_with_state_type():
-        if getattr(cls.apply, "__func__", None) is not _C.apply:
+        if _compat.apply_of(cls) is not _C.apply:
             ours = vars(cls).get("_backward_cls")
             if isinstance(ours, type) and issubclass(ours, _C.FunctionState):
                 _, theirs = ours.__bases__

@@ -2,7 +2,8 @@
 
 For each build the cache folder holds ``NAME.so``, the compiler's output in
 ``NAME.log``, ``NAME.lock``, and while it is being built ``NAME.build-*/``. NAME
-says for which torch, Python ABI, sources, flags and compiler the build is.
+says for which torch, Python ABI, sources, flags and compiler the build is. All
+of it is the user's alone: what another could have changed is not loaded.
 """
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -61,19 +63,21 @@ def build(csrc: Path, verbose: bool) -> Path:
     Compiles it where the cache has none. With ``verbose`` the compiler's output
     goes to stderr as it comes. Raises ImportError where that cannot be done.
     """
-    cache = cache_folder()
+    # Links are followed once, so that what is checked is what is loaded.
+    cache = cache_folder().resolve()
     abi = sysconfig.get_config_var("SOABI")
     name = f"torch{_build.torch_version()}-{abi}-{_build.source_digest(csrc)[:16]}"
     compiler = find_compiler()
     if compiler is None:
         # Only compiling takes a compiler: what another one built will do.
         for extension in sorted(cache.glob(f"{glob.escape(name)}-*.so")):
-            return extension
+            return _trusted(extension)
         raise ImportError(_no_compiler())
     extension = cache / f"{name}-{hashlib.sha256(repr(compiler).encode()).hexdigest()[:8]}.so"
     if not extension.exists():
         try:
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_ours(cache)
             with _one_at_a_time(extension):
                 if not extension.exists():
                     _compile(csrc, extension, compiler, verbose)
@@ -82,7 +86,28 @@ def build(csrc: Path, verbose: bool) -> Path:
                 f"torch_ext cannot build in {cache}: {error}. "
                 "Name a folder that can be written to in the environment variable TORCH_EXT_CACHE."
             ) from error
+    return _trusted(extension)
+
+
+def _trusted(extension: Path) -> Path:
+    """``extension``. Raises ImportError where another user could have put something else there."""
+    _check_ours(extension.parent)
+    _check_ours(extension)
     return extension
+
+
+def _check_ours(path: Path) -> None:
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        reason = f"belongs to user {found.st_uid}, and this is user {os.geteuid()}"
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        reason = f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o}; chmod go-w takes that back)"
+    else:
+        return
+    raise ImportError(
+        f"torch_ext loads only what nobody else can change, and {path} {reason}. "
+        "Remove it, or name a folder of your own in the environment variable TORCH_EXT_CACHE."
+    )
 
 
 def find_compiler() -> Compiler | None:
@@ -112,7 +137,7 @@ def _one_at_a_time(extension: Path) -> Iterator[None]:
     """Holds the build's lock. The system takes it from a process that dies."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(extension.with_suffix(".lock"))
+    lock = FileLock(extension.with_suffix(".lock"), mode=0o600)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -140,6 +165,7 @@ def _compile(csrc: Path, extension: Path, compiler: Compiler, verbose: bool) -> 
     try:
         succeeded = _run_compiler(csrc, folder, compiler, path, log_of(extension), verbose)
         if succeeded:
+            os.chmod(folder / "_C.so", 0o600)
             os.replace(folder / "_C.so", extension)
     finally:
         _say(f"{'done' if succeeded else 'failed'} after {time.monotonic() - start:.0f} s\n")
@@ -159,7 +185,7 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
     arguments = {
         "name": "_C",
         "sources": _build.sources(csrc),
-        "extra_cflags": _build.COMPILE_FLAGS,
+        "extra_cflags": _build.compile_flags(),
         "extra_include_paths": [str(csrc)],
         "build_directory": str(folder),
         # Opens the library, so that one with an undefined symbol fails here, without running its module.
@@ -167,13 +193,14 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
         "verbose": True,
         "sys_path": [os.path.abspath(entry) for entry in sys.path],
     }
-    with log.open("wb") as file, subprocess.Popen(
+    with open(log, "wb", opener=_private) as file, subprocess.Popen(
         [sys.executable, "-c", _COMPILE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,  # not the user's, whose files could stand before the standard library's
         env={**os.environ, "CXX": compiler.path, "PATH": path, "LC_ALL": "C.UTF-8"},
+        umask=0o077,
     ) as process:
         process.stdin.write(json.dumps(arguments).encode())
         process.stdin.close()
@@ -182,6 +209,10 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
             if verbose:
                 _say(line.decode(errors="replace"))
     return process.returncode == 0
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
 
 
 def _compile_error(compiler: Compiler, log: Path) -> str:
@@ -196,7 +227,8 @@ def _compile_error(compiler: Compiler, log: Path) -> str:
 def first_errors(output: str, limit: int = 10) -> str:
     """The lines of a compiler's output that say what is wrong, or its end where none does."""
     lines = output.splitlines()
-    errors = [line for line in lines if re.search(r"\berror: |undefined (reference|symbol)", line)]
+    telling = re.compile(r"\berror: |undefined (reference|symbol)|No space left on device")
+    errors = [line for line in lines if telling.search(line)]
     return "\n".join(errors[:limit] or lines[-limit:])
 
 

@@ -1,6 +1,7 @@
 """Finds the compiled extension, or has it compiled, and loads it as ``torch_ext._C``."""
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -37,12 +38,21 @@ def load(verbose: bool = False) -> ModuleType:
     with _lock:
         module = sys.modules.get(_NAME)
         if module is None:
+            _check_interpreter()
             _build.check_environment()
             path = _find(verbose or os.environ.get("TORCH_EXT_VERBOSE") == "1")
             module = _load_from(path)
         elif verbose:
             _show_log(Path(module.__file__))
         return module
+
+
+def _check_interpreter() -> None:
+    """Raises ImportError in a sub-interpreter, before torch is imported, which would crash there."""
+    current, main = (getattr(ctypes.pythonapi, f"PyInterpreterState_{name}") for name in ("Get", "Main"))
+    current.restype = main.restype = ctypes.c_void_p
+    if current() != main():
+        raise ImportError("torch_ext, like torch, works in the main interpreter only, and this is another one.")
 
 
 def _find(verbose: bool) -> Path:

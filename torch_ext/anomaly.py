@@ -16,8 +16,9 @@ __all__ = ["detect_anomaly", "last_report", "set_detect_anomaly"]
 last_report = _anomaly_report.last_report
 
 _lock = threading.RLock()
-_torch_engine = torch.autograd.Variable._execution_engine
-_reporting_engine = _C.make_reporting_engine(_torch_engine)
+# These and the switch are kept by importlib.reload(), which finds ours in the place of torch's.
+_torch_engine = globals().get("_torch_engine") or torch.autograd.Variable._execution_engine
+_reporting_engine = globals().get("_reporting_engine") or _C.make_reporting_engine(_torch_engine)
 
 
 class _Switch:
@@ -38,7 +39,7 @@ class _Switch:
             torch.autograd.Variable._execution_engine = _reporting_engine if on else _torch_engine
 
 
-_switch = _Switch()
+_switch = globals().get("_switch") or _Switch()
 
 
 def follow_install(installed: bool) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from . import _C
+from . import _C, _compat
 
 
 class Function(torch.autograd.Function):
@@ -11,6 +11,14 @@ class Function(torch.autograd.Function):
     Subclass it as you would subclass :class:`torch.autograd.Function`, whose
     documentation holds for it word for word: ``forward`` and ``setup_context``,
     ``backward`` or ``vjp``, ``jvp``, ``vmap``. It differs in ``apply`` alone.
+
+    On an older torch it has some of what newer ones have, as they have it: keyword
+    arguments to ``apply``, ``boxed_grads_call`` (both in torch from 2.13 on) and
+    ``ctx.set_output_grad_dtype`` (2.14). ``ctx.input_grad_buffers`` needs torch
+    2.15; before, reading it raises AttributeError.
     """
 
     apply = classmethod(_C.apply)
+
+
+_compat.give_backports(Function)

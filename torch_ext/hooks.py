@@ -19,7 +19,7 @@ import torch
 from torch.overrides import has_torch_function_unary
 from torch.utils.hooks import RemovableHandle
 
-from . import _C
+from . import _C, _compat
 
 __all__ = [
     "register_node_posthook",
@@ -53,6 +53,7 @@ def register_tensor_hook(
     _check_callable(fn)
     if _is_up_to_torch(tensor):
         return tensor.register_hook(fn)
+    _compat.refresh_view(tensor)
     return _add(_C.tensor_hooks(tensor), fn)
 
 

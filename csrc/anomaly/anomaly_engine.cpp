@@ -1,5 +1,7 @@
 #include <anomaly/anomaly_engine.h>
 
+#include <compat.h>
+
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/python_anomaly_mode.h>
@@ -16,9 +18,9 @@ using torch::autograd::Node;
 using torch::autograd::variable_list;
 
 /// Makes anomaly metadata and hands all else to the engine that was there.
-class AnomalyEngine : public Engine {
+class AnomalyEngine : public compat::ForwardingEngine<Engine> {
  public:
-  explicit AnomalyEngine(Engine& engine) : engine_(engine) {}
+  using ForwardingEngine::ForwardingEngine;
 
   variable_list execute(
       const torch::autograd::edge_list& roots,
@@ -33,7 +35,7 @@ class AnomalyEngine : public Engine {
 
   c10::intrusive_ptr<at::ivalue::Future> execute_with_graph_task(
       const std::shared_ptr<torch::autograd::GraphTask>& graph_task,
-      c10::intrusive_ptr<Node> graph_root,
+      compat::NodePtr graph_root,
       torch::autograd::InputBuffer&& input_buffer) override {
     return engine_.execute_with_graph_task(
         graph_task, std::move(graph_root), std::move(input_buffer));
@@ -51,7 +53,7 @@ class AnomalyEngine : public Engine {
 
   void thread_on_exception(
       const std::shared_ptr<torch::autograd::GraphTask>& graph_task,
-      const c10::intrusive_ptr<Node>& node,
+      const compat::NodePtr& node,
       std::exception& error) override {
     engine_.thread_on_exception(graph_task, node, error);
   }
@@ -66,9 +68,6 @@ class AnomalyEngine : public Engine {
   Engine& engine() {
     return engine_;
   }
-
- private:
-  Engine& engine_;
 };
 
 /// Made on first use, over the engine that was there; lives to the end of the

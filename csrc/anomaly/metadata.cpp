@@ -1,6 +1,7 @@
 // What a node remembers in anomaly mode: where it was made, and by which
 // backward.
 #include <anomaly/lazy_traceback.h>
+#include <compat.h>
 #include <python/error.h>
 #include <python/gil.h>
 
@@ -90,6 +91,29 @@ void report(PyObject* metadata, const std::string& node_name) {
   }
 }
 
+/// Prints where the node was made, and its parents.
+void print_stacks(PyObject* dict, const std::string& node_name) {
+  constexpr const char* kTrace = PyAnomalyMetadata::ANOMALY_TRACE_KEY;
+  constexpr const char* kParent = PyAnomalyMetadata::ANOMALY_PARENT_KEY;
+  if (!PyDict_Check(dict)) {
+    throw std::runtime_error("Anomaly metadata is not a python dictionary.");
+  }
+  report(dict, node_name);
+  _print_stack(get_item(dict, kTrace).get(), node_name, false);
+  // Each parent is the node whose backward made the one before; a node with no
+  // parent was made by forward.
+  Ref parent = get_item(dict, kParent);
+  while (parent) {
+    Ref metadata = checked(PyObject_GetAttrString(parent.get(), "metadata"));
+    Ref name = checked(PyObject_CallMethod(parent.get(), "name", nullptr));
+    _print_stack(
+        get_item(metadata.get(), kTrace).get(),
+        to_string(name.get()),
+        true);
+    parent = get_item(metadata.get(), kParent);
+  }
+}
+
 } // namespace
 
 void PyAnomalyMetadata::store_stack() {
@@ -105,7 +129,7 @@ void PyAnomalyMetadata::store_stack() {
 }
 
 void PyAnomalyMetadata::assign_parent(
-    const c10::intrusive_ptr<Node>& parent_node) {
+    const torch_ext::compat::NodePtr& parent_node) {
   if (!parent_node) {
     return;
   }
@@ -119,27 +143,17 @@ void PyAnomalyMetadata::assign_parent(
 
 void PyAnomalyMetadata::print_stack(const std::string& current_node_name) {
   Gil gil;
-  torch_ext::persisting([&] {
-    if (!PyDict_Check(dict())) {
-      throw std::runtime_error(
-          "Anomaly metadata is not a python dictionary.");
-    }
-    report(dict(), current_node_name);
-    _print_stack(
-        get_item(dict(), ANOMALY_TRACE_KEY).get(), current_node_name, false);
-    // Each parent is the node whose backward made the one before; a node with
-    // no parent was made by forward.
-    Ref parent = get_item(dict(), ANOMALY_PARENT_KEY);
-    while (parent) {
-      Ref metadata = checked(PyObject_GetAttrString(parent.get(), "metadata"));
-      Ref name = checked(PyObject_CallMethod(parent.get(), "name", nullptr));
-      _print_stack(
-          get_item(metadata.get(), ANOMALY_TRACE_KEY).get(),
-          to_string(name.get()),
-          true);
-      parent = get_item(metadata.get(), ANOMALY_PARENT_KEY);
-    }
-  });
+  // A throw from here leaves the engine's thread in a state that the next
+  // failures end the process with; and it would hide this one.
+  try {
+    print_stacks(dict(), current_node_name);
+    return;
+  } catch (python_error& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  PyErr_WriteUnraisable(dict());
 }
 
 void _print_stack(

@@ -81,9 +81,16 @@ bool init_type(PyTypeObject* base) {
 } // namespace
 
 PyObject* make_reporting_engine(PyObject*, PyObject* engine) {
-  return init_type(Py_TYPE(engine))
-      ? PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&ReportingEngineType))
-      : nullptr;
+  if (!init_type(Py_TYPE(engine))) {
+    return nullptr;
+  }
+  if (!PyObject_TypeCheck(engine, ReportingEngineType.tp_base)) {
+    return PyErr_Format(
+        PyExc_TypeError,
+        "expected torch's engine, got %s",
+        Py_TYPE(engine)->tp_name);
+  }
+  return PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&ReportingEngineType));
 }
 
 } // namespace torch_ext

@@ -11,6 +11,7 @@
 #include <function/state.h>
 #include <python/error.h>
 #include <python/names.h>
+#include <tracer/record.h>
 
 #include <ATen/core/grad_mode.h>
 
@@ -18,28 +19,56 @@ namespace torch_ext {
 
 namespace {
 
-/// Whether the call is torch's own to handle: a transform of torch.func or the
-/// tracer is at work, or there is no Function class to call, which is an error.
+bool is_function_class(PyObject* object) {
+  return PyType_Check(object) &&
+      PyType_IsSubtype(
+             reinterpret_cast<PyTypeObject*>(object), torch_function_class());
+}
+
+/// Whether the call is torch's own to handle: a transform of torch.func is at
+/// work, or there is no Function class to call, which is an error.
 bool is_for_torch(PyObject* const* args, Py_ssize_t count) {
-  return count == 0 || functorch_active() || tracing() ||
-      !PyType_Check(args[0]) ||
-      !PyType_IsSubtype(
-             reinterpret_cast<PyTypeObject*>(args[0]), torch_function_class());
+  return count == 0 || functorch_active() || !is_function_class(args[0]);
+}
+
+/// The class has a name of its own in the signature of torch's apply().
+void refuse_cls(PyObject* keywords) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keywords); ++i) {
+    if (PyUnicode_CompareWithASCIIString(
+            PyTuple_GET_ITEM(keywords, i), "cls") == 0) {
+      raise(
+          PyExc_TypeError,
+          "Function.apply() got multiple values for argument 'cls'");
+    }
+  }
 }
 
 /// Vectorcalls `callable` with `first` before the arguments.
 Ref call_with(PyObject* callable, PyObject* first, const Arguments& arguments) {
   // One slot in front for the callee's own use.
-  c10::SmallVector<PyObject*, 18> stack;
-  stack.reserve(static_cast<size_t>(arguments.size()) + 2);
-  stack.push_back(nullptr);
-  stack.push_back(first);
+  c10::SmallVector<PyObject*, 18> stack{nullptr, first};
   stack.append(arguments.begin(), arguments.end());
   return checked(PyObject_Vectorcall(
       callable,
       stack.data() + 1,
       (stack.size() - 1) | PY_VECTORCALL_ARGUMENTS_OFFSET,
       nullptr));
+}
+
+/// Calls torch's own apply, which may need the keyword arguments put in place.
+Ref call_torch(PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  if (!compat::kApplyTakesKeywords && keywords != nullptr && count != 0 &&
+      is_function_class(args[0])) {
+    const ClassRecord record = read_class(args[0]);
+    if (record.takes_keywords) {
+      return call_with(
+          torch_apply(),
+          args[0],
+          bind_arguments(record, args + 1, count - 1, keywords));
+    }
+  }
+  return checked(PyObject_Vectorcall(
+      torch_apply(), args, static_cast<size_t>(count), keywords));
 }
 
 /// Runs forward, and setup_context where that is apart. Returns forward's
@@ -68,15 +97,19 @@ Ref call_forward(
 }
 
 /// Tells the state (ctx) of the call what it is for.
-void prepare_state(State& state, const ClassRecord& record, Inputs& inputs) {
+void prepare_state(
+    State& state,
+    const ClassRecord& record,
+    Inputs& inputs,
+    torch::autograd::edge_list edges) {
   THPFunction& base = state.base;
   base.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
-  base.boxed_grads_call = record.boxed_grads_call;
+  state.boxed_grads_call() = record.boxed_grads_call;
   if (inputs.executable) {
-    state.node().set_next_edges(inputs.edges());
+    state.node().set_next_edges(std::move(edges));
   }
 
-  const std::vector<bool>& required = inputs.requires_grad;
+  const auto& required = inputs.requires_grad;
   if (required.size() <= 64) {
     state.input_count = static_cast<Py_ssize_t>(required.size());
     state.needs_input_grad = 0;
@@ -98,9 +131,11 @@ void prepare_state(State& state, const ClassRecord& record, Inputs& inputs) {
 
 /// Makes what forward returned the outputs of the node: apply()'s result.
 Ref finish(
+    PyTypeObject* cls,
     State& state,
     const ClassRecord& record,
     const Inputs& inputs,
+    std::optional<Recording>& recording,
     Ref result) {
   const bool single = !PyTuple_Check(result.get());
   if (single) {
@@ -109,17 +144,25 @@ Ref finish(
   THPFunction& base = state.base;
   state.node().clear_input_metadata();
   if (inputs.executable) {
-    base.input_info.clear();
-    base.input_info.reserve(inputs.tensors.size());
+    state.packed_inputs.begin(base.input_info);
     for (const at::Tensor* tensor : inputs.tensors) {
-      base.input_info.emplace_back(*tensor);
+      state.packed_inputs.add(base.input_info, *tensor);
     }
   }
   const TensorsToSave to_save(state, inputs.executable);
+  const bool in_place = base.dirty_tensors != nullptr;
+  if (recording) {
+    record_forward_end(*recording);
+  }
+  compat::NodePtr attached;
   Ref outputs = wrap_outputs(
-      state, inputs, result.get(), to_save, record.separate_setup);
+      state, inputs, result.get(), to_save, record.separate_setup, attached);
+  if (recording) {
+    record_outputs(*recording, cls, outputs.get(), in_place, single);
+  }
   if (inputs.executable) {
     to_save.save(state, outputs.get());
+    compat::node_created(attached);
   } else {
     state.maybe_saved.store(false, std::memory_order_release);
   }
@@ -128,18 +171,33 @@ Ref finish(
                 : std::move(outputs);
 }
 
-/// The call proper, under no functorch transform and no tracer.
+/// The call proper, under no functorch transform.
 Ref call(PyTypeObject* cls, const ClassRecord& record, const Arguments& arguments) {
   ObservedCall observed(cls, arguments);
   check_single_level_allowed();
   Inputs inputs(arguments);
+  // Before the node: the history of a view that changed in place is made only
+  // now, and is older.
+  torch::autograd::edge_list edges;
+  if (inputs.executable) {
+    edges = inputs.edges();
+  }
   Ref ctx = checked(
       new_state(reinterpret_cast<PyTypeObject*>(record.state_type.get())));
+  const compat::NodeDuringCall node(ctx.get());
   State& state = as_state(ctx.get());
-  prepare_state(state, record, inputs);
-  Ref result = call_forward(
-      reinterpret_cast<PyObject*>(cls), record, state, arguments);
-  return finish(state, record, inputs, std::move(result));
+  prepare_state(state, record, inputs, std::move(edges));
+  auto* class_object = reinterpret_cast<PyObject*>(cls);
+  if (!record.has_flags) {
+    require_flags(class_object);
+  }
+  std::optional<Recording> recording;
+  if (tracing()) {
+    recording = record_call(
+        class_object, arguments, state.base.is_variable_input, inputs);
+  }
+  Ref result = call_forward(class_object, record, state, arguments);
+  return finish(cls, state, record, inputs, recording, std::move(result));
 }
 
 } // namespace
@@ -150,8 +208,10 @@ PyObject* apply(
     PyObject* keywords) {
   HANDLE_TH_ERRORS
   if (is_for_torch(args, count)) {
-    return PyObject_Vectorcall(
-        torch_apply(), args, static_cast<size_t>(count), keywords);
+    return call_torch(args, count, keywords).release();
+  }
+  if (keywords != nullptr) {
+    refuse_cls(keywords);
   }
   PyObject* cls = args[0];
   const ClassRecord record = read_class(cls);

@@ -1,5 +1,6 @@
 #include <function/apply_callable.h>
 
+#include <compat.h>
 #include <function/apply.h>
 #include <python/names.h>
 #include <python/ref.h>
@@ -13,17 +14,37 @@ namespace {
 // Owned for the life of the process.
 PyObject* torch_function = nullptr;
 PyObject* function_class = nullptr;
+PyObject* framed_apply = nullptr;
+PyObject* get_frame_callback = nullptr; // torch.compile's, for this thread
 
 struct ApplyCallable {
   PyObject_HEAD
   vectorcallfunc vectorcall;
+  PyObject* weak_references;
 };
+
+void dealloc(PyObject* self) {
+  PyObject_ClearWeakRefs(self);
+  Py_TYPE(self)->tp_free(self);
+}
+
+/// Whether torch.compile looks at this thread's frames now. Frames stay watched
+/// in the whole process once it has been used.
+bool compile_watches_here() {
+  Ref callback = Ref::steal(PyObject_CallNoArgs(get_frame_callback));
+  PyErr_Clear();
+  return callback && callback.get() != Py_None;
+}
 
 PyObject* vectorcall(
     PyObject*,
     PyObject* const* args,
     size_t count,
     PyObject* keywords) {
+  if (framed_apply != nullptr && compat::frames_are_watched() &&
+      compile_watches_here()) {
+    return PyObject_Vectorcall(framed_apply, args, count, keywords);
+  }
   return apply(args, PyVectorcall_NARGS(count), keywords);
 }
 
@@ -33,17 +54,50 @@ PyObject* getattro(PyObject* self, PyObject* name) {
     return value;
   }
   PyErr_Clear();
-  return PyObject_GetAttr(torch_function, name);
+  value = PyObject_GetAttr(torch_function, name);
+  if (value != nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError) ||
+      PyUnicode_Compare(name, names.__module__) != 0) {
+    return value;
+  }
+  // torch's apply may be a descriptor, whose bound methods are of no module.
+  PyErr_Clear();
+  Py_RETURN_NONE;
 }
 
 PyObject* repr(PyObject*) {
   return PyUnicode_FromString("<torch_ext's torch.autograd.Function.apply>");
 }
 
+/// Equal to torch's function, since it stands for it: `f = MyFn.apply` from
+/// before an install() or uninstall() is then still equal to MyFn.apply, which
+/// is how torch.compile recognises it.
+PyObject* compare(PyObject* self, PyObject* other, int operation) {
+  if (operation != Py_EQ && operation != Py_NE) {
+    Py_RETURN_NOTIMPLEMENTED;
+  }
+  const bool same =
+      other == self || other == torch_function || Py_IS_TYPE(other, Py_TYPE(self));
+  return PyBool_FromLong(same == (operation == Py_EQ));
+}
+
+Py_hash_t hash(PyObject*) {
+  return PyObject_Hash(torch_function);
+}
+
 /// Copied as functions are: not at all.
 PyObject* copy(PyObject* self, PyObject*) {
   return Py_NewRef(self);
 }
+
+/// A function for isinstance(), as torch's own is. torch.compile and inspect
+/// then read that one's code, which says the same.
+PyObject* get_class(PyObject*, void*) {
+  return Py_NewRef(Py_TYPE(torch_function));
+}
+
+PyGetSetDef callable_attributes[] = {
+    {"__class__", get_class, nullptr, nullptr, nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 PyMethodDef callable_methods[] = {
     {"__copy__", copy, METH_NOARGS, nullptr},
@@ -62,10 +116,15 @@ bool init_type() {
   ApplyCallableType.tp_flags =
       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL |
       Py_TPFLAGS_DISALLOW_INSTANTIATION;
+  ApplyCallableType.tp_dealloc = dealloc;
+  ApplyCallableType.tp_weaklistoffset = offsetof(ApplyCallable, weak_references);
   ApplyCallableType.tp_vectorcall_offset = offsetof(ApplyCallable, vectorcall);
   ApplyCallableType.tp_call = PyVectorcall_Call;
   ApplyCallableType.tp_getattro = getattro;
   ApplyCallableType.tp_repr = repr;
+  ApplyCallableType.tp_richcompare = compare;
+  ApplyCallableType.tp_hash = hash;
+  ApplyCallableType.tp_getset = callable_attributes;
   ApplyCallableType.tp_methods = callable_methods;
   return PyType_Ready(&ApplyCallableType) == 0;
 }
@@ -78,15 +137,19 @@ bool init_torch_function() {
   Ref cls = module
       ? Ref::steal(PyObject_GetAttrString(module.get(), "Function"))
       : Ref();
-  Ref bound =
-      cls ? Ref::steal(PyObject_GetAttr(cls.get(), names.apply)) : Ref();
-  Ref function = bound
-      ? Ref::steal(PyObject_GetAttrString(bound.get(), "__func__"))
-      : Ref();
-  if (!function) {
+  if (!cls) {
     return false;
   }
-  torch_function = function.release();
+  // A classmethod in Python, or a descriptor in C, which can be called itself.
+  Ref apply = Ref::share(compat::type_lookup(
+      reinterpret_cast<PyTypeObject*>(cls.get()), names.apply));
+  if (apply && Py_IS_TYPE(apply.get(), &PyClassMethod_Type)) {
+    apply = Ref::steal(PyObject_GetAttrString(apply.get(), "__func__"));
+  }
+  if (!apply) {
+    return false;
+  }
+  torch_function = apply.release();
   function_class = cls.release();
   return true;
 }
@@ -102,6 +165,27 @@ PyObject* make_apply_callable() {
     reinterpret_cast<ApplyCallable*>(object)->vectorcall = vectorcall;
   }
   return object;
+}
+
+PyObject* set_framed_apply(PyObject*, PyObject* arguments) {
+  PyObject *function = nullptr, *callback = nullptr;
+  if (!PyArg_ParseTuple(arguments, "OO", &function, &callback)) {
+    return nullptr;
+  }
+  // torch's own apply has a frame only where it is written in Python.
+  if (PyFunction_Check(torch_function)) {
+    Ref::steal(std::exchange(get_frame_callback, Py_NewRef(callback)));
+    Ref::steal(std::exchange(framed_apply, Py_NewRef(function)));
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject* call(
+    PyObject*,
+    PyObject* const* args,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  return apply(args, count, keywords);
 }
 
 PyObject* torch_apply() {

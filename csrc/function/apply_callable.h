@@ -10,6 +10,11 @@ namespace torch_ext {
 /// knows). A new reference, or null with an exception set.
 PyObject* make_apply_callable();
 
+/// What Python calls: apply() itself, for the function that makes a frame for
+/// the call where somebody looks at frames; and the setting of that function.
+PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords);
+PyObject* set_framed_apply(PyObject*, PyObject* arguments);
+
 /// torch's own function inside the classmethod torch.autograd.Function.apply,
 /// as of the import of torch_ext; and torch.autograd.Function. Borrowed,
 /// immortal.

@@ -184,6 +184,18 @@ Arguments place_keywords(const ClassRecord& record, const Bound& bound) {
   return Arguments(std::move(tuple));
 }
 
+/// Throws what torch does where its apply takes no keyword arguments.
+[[noreturn]] void refuse_keywords(
+    const ClassRecord& record,
+    PyObject* const* items,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  if (record.separate_setup) {
+    bind_by_signature(record.forward.get(), items, count, keywords);
+  }
+  raise(PyExc_TypeError, "apply() takes no keyword arguments");
+}
+
 } // namespace
 
 Ref Arguments::tuple() const {
@@ -197,6 +209,9 @@ Arguments bind_arguments(
     PyObject* keywords) {
   const bool has_keywords =
       keywords != nullptr && PyTuple_GET_SIZE(keywords) != 0;
+  if (has_keywords && !record.takes_keywords) {
+    refuse_keywords(record, items, count, keywords);
+  }
   if (!record.separate_setup) {
     if (!has_keywords) {
       return Arguments(items, count);
@@ -210,7 +225,10 @@ Arguments bind_arguments(
   }
   Bound bound =
       bind_by_signature(record.forward.get(), items, count, keywords);
-  if (PyDict_GET_SIZE(bound.keywords.get()) == 0) {
+  // A torch whose apply takes no keyword arguments drops the default values of
+  // forward's keyword-only parameters here, which forward then fills in itself.
+  if (PyDict_GET_SIZE(bound.keywords.get()) == 0 ||
+      (!compat::kApplyTakesKeywords && !has_keywords)) {
     return std::move(bound.positional);
   }
   return place_keywords(record, bound);

@@ -37,8 +37,22 @@ PyObject* get_needs_input_grad(PyObject* self, void*) {
 }
 
 int set_needs_input_grad(PyObject* self, PyObject* value, void* closure) {
-  as_state(self).input_count = -1;
+  State& state = as_state(self);
+  state.input_count = -1;
+  compat::forget_needs_input_grad_bits(state.base);
   return set_object<&THPFunction::needs_input_grad>(self, value, closure);
+}
+
+PyObject* get_output_grad_dtypes(PyObject* self, void*) {
+  PyObject* value = as_state(self).output_grad_dtypes();
+  return Py_NewRef(value != nullptr ? value : Py_None);
+}
+
+int set_output_grad_dtypes(PyObject* self, PyObject* value, void*) {
+  Ref old = Ref::steal(std::exchange(
+      as_state(self).output_grad_dtypes(),
+      value == Py_None ? nullptr : Py_XNewRef(value)));
+  return 0;
 }
 
 // --- Flags -------------------------------------------------------------------
@@ -126,26 +140,13 @@ PyObject* get_raw_saved_tensors(PyObject* self, void*) {
 
 // --- The node's place in the graph -------------------------------------------
 
-void check_node(State& state, const char* attribute) {
-  TORCH_CHECK(
-      state.base.cdata,
-      "Attribute '",
-      attribute,
-      "' is invalid for this instance of _C._FunctionBase. "
-      "Accessing this attribute directly on an instance of autograd.Function "
-      "is a legacy access pattern that is no longer supported. For examples "
-      "on how to use new-style autograd functions, see "
-      "https://pytorch.org/docs/stable/autograd.html#torch.autograd.Function ");
-}
-
 PyObject* get_next_functions(PyObject* self, void*) {
   HANDLE_TH_ERRORS
-  State& state = as_state(self);
-  check_node(state, "next_functions");
-  const auto count = state.node().num_outputs();
+  const compat::NodePtr node = live_node(as_state(self), "next_functions");
+  const auto count = node->num_outputs();
   Ref functions = checked(PyTuple_New(count));
   for (uint32_t i = 0; i < count; ++i) {
-    const auto& edge = state.node().next_edge(i);
+    const auto& edge = node->next_edge(i);
     Ref function = checked(torch::autograd::functionToPyObject(edge.function));
     Ref input_nr = checked(PyLong_FromUnsignedLong(edge.input_nr));
     PyTuple_SET_ITEM(
@@ -159,23 +160,31 @@ PyObject* get_next_functions(PyObject* self, void*) {
 
 PyObject* get_metadata(PyObject* self, void*) {
   HANDLE_TH_ERRORS
-  State& state = as_state(self);
-  check_node(state, "metadata");
-  auto* metadata = static_cast<torch::autograd::PyAnomalyMetadata*>(
-      state.node().metadata());
-  return Py_NewRef(metadata->dict());
+  const compat::NodePtr node = compat::node_of(as_state(self).base.cdata);
+  TORCH_CHECK(
+      node,
+      "You attempted to access the anomaly metadata of a custom autograd "
+      "function but the underlying PyNode has already been deallocated.  The "
+      "most likely reason this occurred is because you assigned x.grad_fn to "
+      "a local variable and then let the original variable get deallocated.  "
+      "Don't do that!  If you really have no way of restructuring your code "
+      "so this is the case, please file an issue reporting that you are "
+      "affected by this.");
+  auto* metadata =
+      static_cast<torch::autograd::PyAnomalyMetadata*>(node->metadata());
+  // Null where there was no memory for it, with the exception set.
+  return Py_XNewRef(metadata->dict());
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* get_input_metadata(PyObject* self, void*) {
   HANDLE_TH_ERRORS
-  State& state = as_state(self);
-  check_node(state, "_input_metadata");
-  const auto count = state.node().num_inputs();
+  const compat::NodePtr node = live_node(as_state(self), "_input_metadata");
+  const auto count = node->num_inputs();
   Ref tuple = checked(PyTuple_New(count));
   for (uint32_t i = 0; i < count; ++i) {
     PyTuple_SET_ITEM(
-        tuple.get(), i, py::cast(state.node().input_metadata(i)).release().ptr());
+        tuple.get(), i, py::cast(node->input_metadata(i)).release().ptr());
   }
   return tuple.release();
   END_HANDLE_TH_ERRORS
@@ -228,5 +237,15 @@ PyGetSetDef state_attributes[] = {
         get_object<&THPFunction::compiled_autograd_backward_state>,
         set_backward_state),
     TORCH_EXT_ATTRIBUTE(nullptr, nullptr, nullptr)};
+
+PyObject* new_output_grad_dtypes() {
+  static PyGetSetDef definition = {
+      "output_grad_dtypes",
+      get_output_grad_dtypes,
+      set_output_grad_dtypes,
+      PyDoc_STR("What set_output_grad_dtype() was given; None before."),
+      nullptr};
+  return PyDescr_NewGetSet(&StateType, &definition);
+}
 
 } // namespace torch_ext

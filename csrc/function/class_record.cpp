@@ -13,7 +13,11 @@ namespace {
 
 // Owned for the life of the process.
 PyObject* base_setup_context = nullptr; // _SingleLevelFunction.setup_context
-PyObject* owners_of_state_types = nullptr; // weakref.WeakSet
+PyObject* owners_of_state_types = nullptr; // a set of weak references
+PyObject* forget_owner = nullptr; // its discard(): what the references call
+bool torch_boxes_grads = false; // torch's Functions have boxed_grads_call
+PyObject* backport_class = nullptr; // torch_ext.Function
+PyObject* backports_of_ctx = nullptr; // what the ctx of its subclasses gets
 
 /// A cache line of read_class(). All references are borrowed: the class, or a
 /// base of it, holds them for as long as cls_version is current.
@@ -26,6 +30,7 @@ struct CachedClass {
   bool separate_setup = false;
   bool clear_saved_tensors_on_access = false;
   bool boxed_grads_call = false;
+  bool takes_keywords = true;
 };
 
 // Direct-mapped and of fixed size, so that classes made by the thousand (as
@@ -84,29 +89,58 @@ bool is_stable(PyObject* attribute) {
        is_constant(attribute));
 }
 
-bool read_flag(PyObject* cls, PyObject* name) {
+/// The value of a flag; null, and no exception, where there is none. torch calls
+/// it missing whatever the error is; that there is no memory is not hidden so.
+Ref find_flag(PyObject* cls, PyObject* name) {
   Ref value = Ref::steal(PyObject_GetAttr(cls, name));
-  const char* text = PyUnicode_AsUTF8(name);
   if (!value) {
+    if (PyErr_ExceptionMatches(PyExc_MemoryError)) {
+      throw_python_error();
+    }
     PyErr_Clear();
   }
-  TORCH_CHECK(value, "autograd.Function is missing ", text, " attribute");
-  TORCH_CHECK(
-      PyBool_Check(value.get()),
-      text,
-      " must be a bool, got ",
-      Py_TYPE(value.get())->tp_name);
-  return value.get() == Py_True;
+  return value;
+}
+
+/// Reads a flag; false where it is missing or no bool.
+bool read_flag(PyObject* cls, PyObject* name, bool& flag) {
+  Ref value = find_flag(cls, name);
+  flag = value.get() == Py_True;
+  return value && PyBool_Check(value.get());
+}
+
+void require_flag(PyObject* cls, PyObject* name) {
+  Ref value = find_flag(cls, name);
+  if (!value) {
+    raise(
+        PyExc_RuntimeError, "autograd.Function is missing %U attribute", name);
+  }
+  if (!PyBool_Check(value.get())) {
+    raise(
+        PyExc_RuntimeError,
+        "%U must be a bool, got %s",
+        name,
+        Py_TYPE(value.get())->tp_name);
+  }
 }
 
 /// type(name, (StateType, backward_cls), {...}): named as torch's own class.
-Ref make_state_type(PyTypeObject* backward_cls) {
+/// `additions`, a dict or null, is what the class has beyond torch's.
+Ref make_state_type(PyTypeObject* backward_cls, PyObject* additions) {
   auto* backward = reinterpret_cast<PyObject*>(backward_cls);
   Ref module = checked(PyObject_GetAttr(backward, names.__module__));
   Ref qualname = checked(PyObject_GetAttr(backward, names.__qualname__));
-  Ref dict = checked(PyDict_New());
+  Ref dict = checked(
+      additions != nullptr ? PyDict_Copy(additions) : PyDict_New());
   check_status(PyDict_SetItem(dict.get(), names.__module__, module.get()));
   check_status(PyDict_SetItem(dict.get(), names.__qualname__, qualname.get()));
+  // In the class's own dict, where compiled autograd's guards look for it.
+  Ref own = checked(compat::type_dict(backward_cls));
+  if (PyObject* forward = PyDict_GetItemWithError(own.get(), names._forward_cls)) {
+    check_status(PyDict_SetItem(dict.get(), names._forward_cls, forward));
+  } else if (PyErr_Occurred()) {
+    throw_python_error();
+  }
   PyTypeObject* metaclass = Py_TYPE(backward_cls) == &PyType_Type
       ? &StateMetaType
       : Py_TYPE(backward_cls);
@@ -124,7 +158,17 @@ Ref make_state_type(PyTypeObject* backward_cls) {
       backward_cls->tp_name,
       ", the _backward_cls of this Function: its metaclass returned an object of type ",
       Py_TYPE(type.get())->tp_name);
+  auto& finalize = reinterpret_cast<PyTypeObject*>(type.get())->tp_finalize;
+  if (finalize == nullptr) {
+    finalize = finalize_state;
+  }
   return type;
+}
+
+/// Whether `cls` is to have what newer releases of torch have.
+bool has_backports(PyTypeObject* cls) {
+  return backport_class != nullptr &&
+      PyType_IsSubtype(cls, reinterpret_cast<PyTypeObject*>(backport_class));
 }
 
 /// The class in the MRO of `cls` whose dict has _backward_cls. Borrowed.
@@ -148,11 +192,15 @@ PyTypeObject* owner_of_backward_cls(PyTypeObject* cls) {
 Ref state_type_for(PyTypeObject* cls) {
   auto* object = reinterpret_cast<PyObject*>(cls);
   Ref backward = checked(PyObject_GetAttr(object, names._backward_cls));
+  const bool fits = PyType_Check(backward.get()) &&
+      PyType_IsSubtype(
+          reinterpret_cast<PyTypeObject*>(backward.get()), &THPFunctionType);
+  if (!fits) {
+    // torch calls whatever it is, and crashes where that raises nothing.
+    checked(PyObject_CallNoArgs(backward.get()));
+  }
   TORCH_CHECK_TYPE(
-      PyType_Check(backward.get()) &&
-          PyType_IsSubtype(
-              reinterpret_cast<PyTypeObject*>(backward.get()),
-              &THPFunctionType),
+      fits,
       "_backward_cls of an autograd.Function must be a class derived from "
       "torch.autograd.function.BackwardCFunction, got ",
       PyType_Check(backward.get())
@@ -168,7 +216,8 @@ Ref state_type_for(PyTypeObject* cls) {
       "torch_ext found no _backward_cls in the dict of ",
       cls->tp_name,
       " or of a base of it");
-  Ref made = make_state_type(backward_cls);
+  Ref made = make_state_type(
+      backward_cls, has_backports(cls) ? backports_of_ctx : nullptr);
   // Another thread may have been quicker while Python code ran.
   Ref current = checked(PyObject_GetAttr(object, names._backward_cls));
   if (current.get() != backward.get()) {
@@ -177,7 +226,10 @@ Ref state_type_for(PyTypeObject* cls) {
   auto* owner_object = reinterpret_cast<PyObject*>(owner);
   check_status(PyType_Type.tp_setattro(
       owner_object, names._backward_cls, made.get()));
-  checked(PyObject_CallMethod(owners_of_state_types, "add", "O", owner_object));
+  // No weakref.WeakSet: torch.compile would see its Python code run, and count
+  // or compile it.
+  Ref owner_ref = checked(PyWeakref_NewRef(owner_object, forget_owner));
+  check_status(PySet_Add(owners_of_state_types, owner_ref.get()));
   return made;
 }
 
@@ -201,7 +253,8 @@ void remember(
       !is_constant(record.state_type.get()) ||
       !is_constant(
           compat::type_lookup(cls, names.clear_saved_tensors_on_access)) ||
-      !is_constant(compat::type_lookup(cls, names.boxed_grads_call))) {
+      (torch_boxes_grads &&
+       !is_constant(compat::type_lookup(cls, names.boxed_grads_call)))) {
     return;
   }
   line.cls = cls;
@@ -212,6 +265,7 @@ void remember(
   line.separate_setup = record.separate_setup;
   line.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
   line.boxed_grads_call = record.boxed_grads_call;
+  line.takes_keywords = record.takes_keywords;
 }
 
 } // namespace
@@ -224,15 +278,18 @@ bool init_class_records() {
   Ref setup = base
       ? Ref::steal(PyObject_GetAttr(base.get(), names.setup_context))
       : Ref();
-  Ref weakref = setup ? Ref::steal(PyImport_ImportModule("weakref")) : Ref();
-  Ref classes = weakref
-      ? Ref::steal(PyObject_CallMethod(weakref.get(), "WeakSet", nullptr))
+  Ref owners = setup ? Ref::steal(PySet_New(nullptr)) : Ref();
+  Ref forget = owners
+      ? Ref::steal(PyObject_GetAttrString(owners.get(), "discard"))
       : Ref();
-  if (!classes) {
+  if (!forget) {
     return false;
   }
   base_setup_context = setup.release();
-  owners_of_state_types = classes.release();
+  owners_of_state_types = owners.release();
+  forget_owner = forget.release();
+  torch_boxes_grads =
+      PyObject_HasAttr(base.get(), names.boxed_grads_call) != 0;
   return true;
 }
 
@@ -244,6 +301,7 @@ ClassRecord read_class(PyObject* object) {
     record.separate_setup = line.separate_setup;
     record.clear_saved_tensors_on_access = line.clear_saved_tensors_on_access;
     record.boxed_grads_call = line.boxed_grads_call;
+    record.takes_keywords = line.takes_keywords;
     record.forward = resolve(line.forward, cls);
     return record;
   }
@@ -251,18 +309,63 @@ ClassRecord read_class(PyObject* object) {
   // The lookup gives the class a version tag; code that runs below may take it.
   compat::type_lookup(cls, names.forward);
   unsigned int version = compat::type_version(cls);
-  record.clear_saved_tensors_on_access =
-      read_flag(object, names.clear_saved_tensors_on_access);
-  record.boxed_grads_call = read_flag(object, names.boxed_grads_call);
+  const bool boxes = torch_boxes_grads || has_backports(cls);
+  record.has_flags =
+      read_flag(
+          object,
+          names.clear_saved_tensors_on_access,
+          record.clear_saved_tensors_on_access) &&
+      (!boxes ||
+       read_flag(object, names.boxed_grads_call, record.boxed_grads_call));
+  record.takes_keywords = compat::kApplyTakesKeywords || has_backports(cls);
   Ref setup = checked(PyObject_GetAttr(object, names.setup_context));
-  record.separate_setup = setup.get() != base_setup_context;
+  const int separate =
+      PyObject_RichCompareBool(setup.get(), base_setup_context, Py_NE);
+  check_status(separate);
+  record.separate_setup = separate != 0;
   record.forward = checked(PyObject_GetAttr(object, names.forward));
-  remember(cls, version, record);
+  if (record.has_flags) {
+    remember(cls, version, record);
+  }
   return record;
 }
 
+void require_flags(PyObject* cls) {
+  require_flag(cls, names.clear_saved_tensors_on_access);
+  if (torch_boxes_grads ||
+      has_backports(reinterpret_cast<PyTypeObject*>(cls))) {
+    require_flag(cls, names.boxed_grads_call);
+  }
+}
+
+PyObject* give_backports(PyObject*, PyObject* arguments) {
+  PyObject* cls = nullptr;
+  PyObject* of_ctx = nullptr;
+  if (!PyArg_ParseTuple(
+          arguments, "O!O!", &PyType_Type, &cls, &PyDict_Type, &of_ctx)) {
+    return nullptr;
+  }
+  Ref old_class = Ref::steal(std::exchange(backport_class, Py_NewRef(cls)));
+  Ref old_dict = Ref::steal(std::exchange(backports_of_ctx, Py_NewRef(of_ctx)));
+  Py_RETURN_NONE;
+}
+
 PyObject* classes_with_state_type() {
-  return PySequence_List(owners_of_state_types);
+  // A copy, since classes may go meanwhile.
+  Ref refs = Ref::steal(PySequence_List(owners_of_state_types));
+  Ref classes = refs ? Ref::steal(PyList_New(0)) : Ref();
+  if (!classes) {
+    return nullptr;
+  }
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(refs.get()); ++i) {
+    Ref cls = Ref::steal(
+        PyObject_CallNoArgs(PyList_GET_ITEM(refs.get(), i)));
+    if (!cls ||
+        (cls.get() != Py_None && PyList_Append(classes.get(), cls.get()) < 0)) {
+      return nullptr;
+    }
+  }
+  return classes.release();
 }
 
 } // namespace torch_ext

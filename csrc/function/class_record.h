@@ -16,6 +16,10 @@ struct ClassRecord {
   bool separate_setup = false;
   bool clear_saved_tensors_on_access = false;
   bool boxed_grads_call = false;
+  /// Whether apply takes keyword arguments.
+  bool takes_keywords = true;
+  /// Whether the two flags are what they have to be; see require_flags().
+  bool has_flags = true;
 };
 
 /// Once, at import: learns torch's base classes. False with an exception set.
@@ -25,6 +29,14 @@ bool init_class_records();
 /// its bases and its metaclass are unchanged. Throws what the lookups raise, and
 /// TypeError where its _backward_cls is none.
 ClassRecord read_class(PyObject* cls);
+
+/// Throws what is wrong with the flags of a class whose record has none: torch
+/// looks at them last, when the arguments are read and the node is made.
+void require_flags(PyObject* cls);
+
+/// For Python: (class, dict). Subclasses of the class, torch_ext.Function, have
+/// what newer releases of torch have; their ctx gets what is in the dict.
+PyObject* give_backports(PyObject* module, PyObject* arguments);
 
 /// The Function classes whose _backward_cls is now a subclass of StateType, as a
 /// new list; null with an exception set.

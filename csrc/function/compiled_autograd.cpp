@@ -123,7 +123,8 @@ size_t read_key(PyObject* ctx, size_t& key_size, std::vector<c10::SymInt>& symin
 bool PyNode::is_aot_backward() const {
   Gil gil;
   return torch_ext::persisting([&] {
-    Ref cls = checked(PyObject_GetAttr(pyobj(), names._forward_cls));
+    Ref cls = checked(PyObject_GetAttr(
+        torch_ext::compat::ctx_of(*this), names._forward_cls));
     return PyObject_HasAttr(cls.get(), names._aot_id) == 1;
   });
 }
@@ -149,8 +150,8 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
     args.collect(function.is_variable_input);
     args.collect(function.needs_input_grad != nullptr || state.input_count >= 0);
     args.collect(function.materialize_non_diff_grads);
-    args.collect(function.output_info);
-    args.collect(function.input_info);
+    args.collect(state.output_infos());
+    args.collect(state.input_infos());
 
     std::optional<c10::SafePyObject> backward_state;
     PyObject* object = function.compiled_autograd_backward_state;
@@ -169,7 +170,10 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
 variable_list PyNode::apply_with_saved(
     const variable_list& inputs,
     SwapSavedVariables& saved) {
-  THPFunction& function = torch_ext::state_of(*this)->base;
+  State& state = *torch_ext::state_of(*this);
+  THPFunction& function = state.base;
+  // Complete since compiled_args(), which saw what is swapped here.
+  TORCH_INTERNAL_ASSERT(!state.has_packed_infos());
   saved.before(function.compiled_autograd_symints);
   saved.before(function.saved_variables);
   saved.before(function.materialize_non_diff_grads);

@@ -15,17 +15,21 @@ namespace {
 
 PyObject* name(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
-  return PyUnicode_FromString(as_state(self).node().name().c_str());
+  return PyUnicode_FromString(live_node(as_state(self), "name")->name().c_str());
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* sequence_nr(PyObject* self, PyObject*) {
-  return PyLong_FromUnsignedLongLong(as_state(self).node().sequence_nr());
+  HANDLE_TH_ERRORS
+  return PyLong_FromUnsignedLongLong(
+      live_node(as_state(self), "_sequence_nr")->sequence_nr());
+  END_HANDLE_TH_ERRORS
 }
 
 PyObject* set_sequence_nr(PyObject* self, PyObject* number) {
   HANDLE_TH_ERRORS
-  as_state(self).node().set_sequence_nr(THPUtils_unpackUInt64(number));
+  live_node(as_state(self), "_set_sequence_nr")
+      ->set_sequence_nr(THPUtils_unpackUInt64(number));
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
@@ -35,7 +39,9 @@ PyObject* set_sequence_nr(PyObject* self, PyObject* number) {
 PyObject* maybe_clear_saved_tensors(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
   if (!torch::autograd::get_current_graph_task_keep_graph()) {
-    as_state(self).node().release_variables();
+    if (compat::NodePtr node = compat::node_of(as_state(self).base.cdata)) {
+      node->release_variables();
+    }
   }
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
@@ -43,13 +49,15 @@ PyObject* maybe_clear_saved_tensors(PyObject* self, PyObject*) {
 
 PyObject* state_register_hook(PyObject* self, PyObject* hook) {
   HANDLE_TH_ERRORS
-  return register_posthook(as_state(self).node(), hook);
+  return register_posthook(
+      *live_node(as_state(self), "register_hook"), hook);
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* state_register_prehook(PyObject* self, PyObject* hook) {
   HANDLE_TH_ERRORS
-  return register_prehook(as_state(self).node(), hook);
+  return register_prehook(
+      *live_node(as_state(self), "register_prehook"), hook);
   END_HANDLE_TH_ERRORS
 }
 
@@ -63,7 +71,10 @@ PyObject* register_hook_dict(PyObject* self, PyObject* tensor) {
       hooks != nullptr && PyDict_Check(hooks),
       "_register_hook_dict expected a Tensor with a dict of backward hooks; "
       "use Tensor.register_hook");
-  add_tensor_hooks(as_state(self).node(), THPVariable_Unpack(tensor), hooks);
+  add_tensor_hooks(
+      *live_node(as_state(self), "_register_hook_dict"),
+      THPVariable_Unpack(tensor),
+      hooks);
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }

@@ -30,7 +30,7 @@ at::Tensor zeros(const VariableInfo& info, at::OptionalDeviceGuard& device) {
 /// One gradient as backward gets it: a missing one becomes zeros or None.
 Ref gradient_object(
     const PyNode& node,
-    const State& state,
+    State& state,
     size_t i,
     at::Tensor&& gradient,
     at::OptionalDeviceGuard& device) {
@@ -40,7 +40,7 @@ Ref gradient_object(
        !base.materialize_non_diff_grads);
   return checked(
       as_it_is ? THPVariable_Wrap(std::move(gradient))
-               : THPVariable_Wrap(zeros(base.output_info[i], device)));
+               : THPVariable_Wrap(zeros(state.output_infos()[i], device)));
 }
 
 /// The results of backward, one for each of forward's arguments, as a tuple.
@@ -135,7 +135,7 @@ variable_list PyNode::apply(variable_list&& inputs) {
     }
     // From here on the Python objects alone hold the gradients.
     inputs.clear();
-    Ref result = state.base.boxed_grads_call
+    Ref result = state.boxed_grads_call()
         ? call_boxed(self.get(), std::move(gradients))
         : call_apply(self.get(), gradients);
     gradients.clear();
@@ -178,7 +178,7 @@ variable_list PyNode::to_variable_list(
 PyObject* PyNode::to_py_args(
     const variable_list& inputs,
     at::OptionalDeviceGuard* device) {
-  const State& state = *torch_ext::state_of(*this);
+  State& state = *torch_ext::state_of(*this);
   Ref arguments = checked(PyTuple_New(static_cast<Py_ssize_t>(inputs.size())));
   for (size_t i = 0; i < inputs.size(); ++i) {
     Ref gradient =
@@ -198,22 +198,24 @@ void PyNode::release_variables() {
   }
   // The engine calls this after every node; most have nothing that would take
   // the GIL to let go of.
+  // The flag first: another thread's backward must not find nothing saved and
+  // nothing freed.
+  state->set_freed();
   if (state->has_saved()) {
     Gil gil;
     torch_ext::drop_saved(*state);
   }
-  state->set_freed();
 }
 
 std::string PyNode::name() const {
   Gil gil;
-  return Py_TYPE(pyobj())->tp_name;
+  return Py_TYPE(torch_ext::compat::ctx_of(*this))->tp_name;
 }
 
 bool PyNode::is_traceable() {
   Gil gil;
   return torch_ext::persisting([&] {
-    Ref cls = checked(PyObject_GetAttr(pyobj(), names._forward_cls));
+    Ref cls = checked(PyObject_GetAttr(torch_ext::compat::ctx_of(*this), names._forward_cls));
     Ref traceable = checked(PyObject_GetAttr(cls.get(), names.is_traceable));
     return traceable.get() == Py_True;
   });

@@ -1,5 +1,6 @@
 #include <function/outputs.h>
 
+#include <function/grad_dtypes.h>
 #include <function/jvp.h>
 #include <python/error.h>
 #include <python/names.h>
@@ -18,7 +19,7 @@ using torch::autograd::optional_variable_list;
 using torch::autograd::variable_list;
 namespace impl = torch::autograd::impl;
 
-// Messages that end in the air do so in torch, and users match on them.
+// Users match on torch's messages, which end in the air in some releases.
 
 /// Tensors that ctx was told about, by identity.
 using Marked = std::unordered_set<at::TensorImpl*>;
@@ -32,12 +33,14 @@ Marked take_non_differentiable(State& state) {
   }
   TORCH_CHECK(
       PyTuple_Check(tuple.get()),
-      "autograd internal error: non_differentiable attribute is expected to be a tuple but is ");
+      "autograd internal error: non_differentiable attribute is expected to be a tuple but is ",
+      compat::message_end(Py_TYPE(tuple.get())->tp_name));
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
     TORCH_CHECK(
         THPVariable_Check(item),
-        "mark_non_differentiable only accepts variable arguments, but got ");
+        "mark_non_differentiable only accepts variable arguments, but got ",
+        compat::message_end(Py_TYPE(item)->tp_name));
     marked.insert(THPVariable_Unpack(item).unsafeGetTensorImpl());
   }
   return marked;
@@ -52,12 +55,14 @@ Marked take_dirty(State& state) {
   }
   TORCH_CHECK(
       PyTuple_Check(tuple.get()),
-      "autograd internal error: dirty_tensors attribute is expected to be a tuple but is ");
+      "autograd internal error: dirty_tensors attribute is expected to be a tuple but is ",
+      compat::message_end(Py_TYPE(tuple.get())->tp_name));
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
     TORCH_CHECK(
         THPVariable_Check(item),
-        "mark_dirty can only accept variables, but argument ");
+        "mark_dirty can only accept variables, but argument ",
+        compat::message_end(i, " is of type ", Py_TYPE(item)->tp_name));
     const at::Tensor& tensor = THPVariable_Unpack(item);
     marked.insert(tensor.unsafeGetTensorImpl());
     impl::bump_version(tensor);
@@ -80,7 +85,8 @@ Marked saved_by_setup_context(const State& state, const TensorsToSave& to_save) 
   if (PyObject* tuple = state.base.saved_for_forward) {
     TORCH_CHECK(
         PyTuple_Check(tuple),
-        "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ");
+        "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ",
+        compat::message_end(Py_TYPE(tuple)->tp_name));
     insert_tensors(
         marked,
         PySequence_Fast_ITEMS(tuple),
@@ -138,22 +144,25 @@ class Wrapping {
         count_(PyTuple_GET_SIZE(raw_outputs)),
         executable_(inputs.executable),
         non_differentiable_(take_non_differentiable(state)),
-        dirty_(take_dirty(state)) {
+        dirty_(take_dirty(state)),
+        grad_dtypes_(state, raw_outputs, non_differentiable_) {
     if (separate_setup) {
       saved_by_setup_ = saved_by_setup_context(state, to_save);
     }
   }
 
-  Ref run() {
+  Ref run(compat::NodePtr& attached) {
     outputs_ = checked(PyTuple_New(count_));
     if (executable_) {
-      state_.base.output_info.clear();
-      state_.base.output_info.reserve(static_cast<size_t>(count_));
+      state_.packed_outputs.begin(state_.base.output_info);
     }
     if (is_common_case()) {
-      wrap_here();
+      wrap_here(attached);
     } else {
-      wrap_by_torch();
+      wrap_by_torch(attached);
+    }
+    if (executable_) {
+      grad_dtypes_.declare(state_.node());
     }
     return std::move(outputs_);
   }
@@ -190,7 +199,8 @@ class Wrapping {
       // Nested tensors can't be made from sizes alone.
       const bool by_zeros_like =
           count_ > 1 && tensor.is_nested() && is_differentiable(tensor);
-      state_.base.output_info.emplace_back(tensor, by_zeros_like);
+      state_.packed_outputs.add(
+          state_.base.output_info, tensor, by_zeros_like);
     }
     PyObject* output = tensor.is_same(THPVariable_Unpack(raw))
         ? Py_NewRef(raw)
@@ -200,14 +210,14 @@ class Wrapping {
 
   void store_other(Py_ssize_t i, PyObject* raw) {
     if (executable_) {
-      state_.base.output_info.emplace_back();
+      state_.packed_outputs.add_none(state_.base.output_info);
     }
     PyTuple_SET_ITEM(outputs_.get(), i, Py_NewRef(raw));
   }
 
-  void wrap_here();
+  void wrap_here(compat::NodePtr& attached);
   at::Tensor wrap_tensor(Py_ssize_t i, PyObject* raw, bool differentiable);
-  void wrap_by_torch();
+  void wrap_by_torch(compat::NodePtr& attached);
 
   State& state_;
   const Inputs& inputs_;
@@ -216,12 +226,13 @@ class Wrapping {
   bool executable_;
   Marked non_differentiable_;
   Marked dirty_;
+  GradDtypes grad_dtypes_;
   Marked saved_by_setup_;
   Ref outputs_;
 };
 
 /// The common case: nothing was modified in place and no input has a tangent.
-void Wrapping::wrap_here() {
+void Wrapping::wrap_here(compat::NodePtr& attached) {
   int differentiable_outputs = 0;
   for (Py_ssize_t i = 0; i < count_; ++i) {
     PyObject* raw = PyTuple_GET_ITEM(raw_, i);
@@ -236,6 +247,9 @@ void Wrapping::wrap_here() {
         executable_ && is_differentiable(THPVariable_Unpack(raw));
     differentiable_outputs += differentiable;
     store(i, raw, wrap_tensor(i, raw, differentiable));
+  }
+  if (compat::kNodeCreationHooks && executable_) {
+    attached = compat::node_of(state_.base.cdata);
   }
   if (differentiable_outputs < 2) {
     return;
@@ -271,7 +285,8 @@ at::Tensor Wrapping::wrap_tensor(
     }
     if (differentiable) {
       impl::set_gradient_edge(
-          tensor, {state_.base.cdata, static_cast<uint32_t>(i)});
+          tensor,
+          {compat::node_of(state_.base.cdata), static_cast<uint32_t>(i)});
     }
   } else if (is_input) {
     // An alias, so that the caller's tensor keeps its requires_grad.
@@ -286,12 +301,7 @@ at::Tensor Wrapping::wrap_tensor(
   return tensor;
 }
 
-void Wrapping::wrap_by_torch() {
-  variable_list inputs;
-  inputs.reserve(inputs_.tensors.size());
-  for (const at::Tensor* input : inputs_.tensors) {
-    inputs.push_back(*input);
-  }
+void Wrapping::wrap_by_torch(compat::NodePtr& attached) {
   optional_variable_list raw;
   raw.reserve(static_cast<size_t>(count_));
   for (Py_ssize_t i = 0; i < count_; ++i) {
@@ -302,17 +312,18 @@ void Wrapping::wrap_by_torch() {
     }
   }
   optional_variable_list wrapped = compat::wrap_outputs(
-      inputs,
+      inputs_.tensors,
       non_differentiable_,
       dirty_,
       raw,
-      executable_ ? state_.base.cdata : compat::NodePtr(),
+      executable_ ? compat::node_of(state_.base.cdata) : compat::NodePtr(),
       [this](const variable_list& primals, const variable_list& tangents) {
         return call_jvp(state_, primals, tangents);
       },
       saved_by_setup_,
       view_as_self_by_python,
-      state_.base.pure_view);
+      state_.base.pure_view,
+      attached);
   for (Py_ssize_t i = 0; i < count_; ++i) {
     PyObject* item = PyTuple_GET_ITEM(raw_, i);
     const auto& output = wrapped[static_cast<size_t>(i)];
@@ -331,8 +342,10 @@ Ref wrap_outputs(
     const Inputs& inputs,
     PyObject* raw_outputs,
     const TensorsToSave& to_save,
-    bool separate_setup) {
-  return Wrapping(state, inputs, raw_outputs, to_save, separate_setup).run();
+    bool separate_setup,
+    compat::NodePtr& attached) {
+  return Wrapping(state, inputs, raw_outputs, to_save, separate_setup)
+      .run(attached);
 }
 
 } // namespace torch_ext

@@ -50,10 +50,10 @@ TensorsToSave::TensorsToSave(State& state, bool executable) {
   if (!tuple_) {
     return;
   }
-  // torch's message breaks off here too.
   TORCH_CHECK(
       PyTuple_Check(tuple_.get()),
-      "autograd internal error: to_save attribute is expected to be a tuple but is ");
+      "autograd internal error: to_save attribute is expected to be a tuple but is ",
+      compat::message_end(Py_TYPE(tuple_.get())->tp_name));
   if (!executable) {
     return;
   }
@@ -106,7 +106,7 @@ Ref unpack_saved(State& state) {
     // An unpack hook may have run a backward that freed the rest.
     TORCH_CHECK(
         i < base.saved_variables.size(), torch::autograd::ERR_BACKWARD_TWICE);
-    at::Tensor tensor = base.saved_variables[i].unpack(base.cdata);
+    at::Tensor tensor = base.saved_variables[i].unpack(compat::node_of(base.cdata));
     PyObject* item = tensor.defined()
         ? checked(THPVariable_Wrap(std::move(tensor))).release()
         : Py_NewRef(Py_None);

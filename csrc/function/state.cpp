@@ -28,7 +28,10 @@ PyObject* state_new(PyTypeObject* type, PyObject*, PyObject*) {
   new (&base.input_info) std::vector<VariableInfo>();
   new (&base.saved_variables) std::vector<SavedVariable>();
   new (&base.is_variable_input) std::vector<bool>();
-  new (&base.cdata) compat::NodePtr();
+  new (&base.cdata) compat::NodeOfCtx();
+  compat::construct_newer_members(base);
+  new (&state.packed_inputs) PackedInfos();
+  new (&state.packed_outputs) PackedInfos();
   new (&state.retired) std::vector<std::vector<SavedVariable>>();
   // torch's own apply, which may fill this state too, doesn't know of the flag.
   new (&state.maybe_saved) std::atomic<bool>(true);
@@ -36,7 +39,7 @@ PyObject* state_new(PyTypeObject* type, PyObject*, PyObject*) {
   base.materialize_non_diff_grads = true;
   state.input_count = -1;
   try {
-    base.cdata = compat::make_py_node(object);
+    compat::make_node(object);
   } catch (...) {
     Py_DECREF(object); // state_dealloc copes with a missing node
     throw;
@@ -65,30 +68,34 @@ int traverse_saved(const SavedVariable& saved, visitproc visit, void* arg) {
 }
 
 int state_traverse(PyObject* object, visitproc visit, void* arg) {
-  THPFunction& base = as_state(object).base;
+  State& state = as_state(object);
+  THPFunction& base = state.base;
   Py_VISIT(base.needs_input_grad);
   Py_VISIT(base.to_save);
   Py_VISIT(base.non_differentiable);
   Py_VISIT(base.dirty_tensors);
   Py_VISIT(base.compiled_autograd_backward_state);
   Py_VISIT(base.saved_for_forward);
+  Py_VISIT(state.output_grad_dtypes());
   for (const SavedVariable& saved : base.saved_variables) {
     if (int status = traverse_saved(saved, visit, arg)) {
       return status;
     }
   }
   // Half-built objects are reached too.
-  return base.cdata ? torch::autograd::traverse_node(base.cdata, visit, arg) : 0;
+  return compat::traverse_node(base.cdata, visit, arg);
 }
 
 int state_clear(PyObject* object) {
-  THPFunction& base = as_state(object).base;
+  State& state = as_state(object);
+  THPFunction& base = state.base;
   Py_CLEAR(base.needs_input_grad);
   Py_CLEAR(base.to_save);
   Py_CLEAR(base.non_differentiable);
   Py_CLEAR(base.dirty_tensors);
   Py_CLEAR(base.compiled_autograd_backward_state);
   Py_CLEAR(base.saved_for_forward);
+  Py_CLEAR(state.output_grad_dtypes());
   return 0;
 }
 
@@ -97,12 +104,12 @@ void state_dealloc(PyObject* object) {
   state_clear(object);
   State& state = as_state(object);
   THPFunction& base = state.base;
-  if (base.cdata) {
-    compat::forget_py_object(base.cdata, object);
-  }
+  compat::forget_ctx(base.cdata, object);
   // The node goes first: hooks and edges may refer to what is saved.
-  using compat::NodePtr;
-  base.cdata.~NodePtr();
+  std::destroy_at(&base.cdata);
+  compat::destroy_newer_members(base);
+  state.packed_outputs.~PackedInfos();
+  state.packed_inputs.~PackedInfos();
   state.retired.~vector();
   base.is_variable_input.~vector();
   base.saved_variables.~vector();
@@ -113,6 +120,24 @@ void state_dealloc(PyObject* object) {
 }
 
 } // namespace
+
+void finalize_state(PyObject* object) {
+  State& state = as_state(object);
+  if (state.base.saved_variables.empty()) {
+    return;
+  }
+  state.set_freed(); // should a user's finaliser bring the node back
+  try {
+    drop_saved(state);
+  } catch (const std::bad_alloc&) {
+    // Let go of all the same. The exception that is set is the caller's.
+    PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NoMemory();
+    PyErr_WriteUnraisable(object);
+    PyErr_Restore(type, value, traceback);
+  }
+}
 
 PyObject* new_state(PyTypeObject* type) {
   // What type() does, less the argument tuples, unless a class on the way has
@@ -148,23 +173,59 @@ void drop_saved(State& state) {
   }
 }
 
+compat::NodePtr live_node(State& state, const char* attribute) {
+  compat::NodePtr node = compat::node_of(state.base.cdata);
+  TORCH_CHECK(
+      node,
+      "Attribute '",
+      attribute,
+      "' is invalid for this instance of _C._FunctionBase. "
+      "Accessing this attribute directly on an instance of autograd.Function "
+      "is a legacy access pattern that is no longer supported. For examples "
+      "on how to use new\u2011style autograd functions, see "
+      "https://pytorch.org/docs/stable/autograd.html#torch.autograd.Function ");
+  return node;
+}
+
+namespace {
+
+/// Makes ctx.needs_input_grad of what `needed(i)` says, and keeps it.
+template <typename Needed>
+PyObject* make_needs_input_grad(State& state, size_t count, Needed needed) {
+  PyObject* tuple = PyTuple_New(static_cast<Py_ssize_t>(count));
+  if (tuple == nullptr) {
+    return nullptr;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    PyTuple_SET_ITEM(
+        tuple,
+        static_cast<Py_ssize_t>(i),
+        Py_NewRef(needed(i) ? Py_True : Py_False));
+  }
+  state.base.needs_input_grad = tuple;
+  return Py_NewRef(tuple);
+}
+
+} // namespace
+
 PyObject* needs_input_grad(State& state) {
   if (state.base.needs_input_grad != nullptr) {
     return Py_NewRef(state.base.needs_input_grad);
   }
-  if (state.input_count < 0) {
-    Py_RETURN_NONE;
+  if (state.input_count >= 0) {
+    const uint64_t bits = state.needs_input_grad;
+    return make_needs_input_grad(
+        state,
+        static_cast<size_t>(state.input_count),
+        [bits](size_t i) { return bits >> i & 1; });
   }
-  PyObject* tuple = PyTuple_New(state.input_count);
-  if (tuple == nullptr) {
-    return nullptr;
+  HANDLE_TH_ERRORS
+  if (const auto bits = compat::needs_input_grad_bits(state.base)) {
+    return make_needs_input_grad(
+        state, bits->size(), [&](size_t i) { return (*bits)[i]; });
   }
-  for (Py_ssize_t i = 0; i < state.input_count; ++i) {
-    bool needed = state.needs_input_grad >> i & 1;
-    PyTuple_SET_ITEM(tuple, i, Py_NewRef(needed ? Py_True : Py_False));
-  }
-  state.base.needs_input_grad = tuple;
-  return Py_NewRef(tuple);
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
 }
 
 namespace {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <compat.h>
+#include <function/tensor_infos.h>
 
 #include <atomic>
 
@@ -10,8 +11,7 @@ namespace torch_ext {
 /// Instances of torch_ext._C.FunctionState. torch's own struct comes first, so
 /// that every cast in libtorch_python stays valid; ours follows.
 ///
-/// Ownership: the state owns its node (base.cdata). The node refers back
-/// without owning, and torch keeps the state alive while C++ holds the node.
+/// Ownership of the state and its node (base.cdata): see compat.h.
 struct State {
   THPFunction base;
 
@@ -29,11 +29,36 @@ struct State {
   /// Whether base.saved_variables may have any. Read without the GIL.
   std::atomic<bool> maybe_saved;
 
+  compat::Lacking lacking;
+
+  /// What is not yet in base.input_info and base.output_info.
+  PackedInfos packed_inputs;
+  PackedInfos packed_outputs;
+
   PyObject* object() {
     return reinterpret_cast<PyObject*>(this);
   }
+  /// The node, which something must hold.
   torch::autograd::Node& node() {
-    return *base.cdata;
+    return *compat::node_of(base.cdata);
+  }
+  PyObject*& output_grad_dtypes() {
+    return compat::output_grad_dtypes(base, lacking);
+  }
+  bool& boxed_grads_call() {
+    return compat::boxed_grads_call(base, lacking);
+  }
+  /// base.input_info and base.output_info, complete.
+  const std::vector<torch::autograd::VariableInfo>& input_infos() {
+    packed_inputs.unpack(base.input_info);
+    return base.input_info;
+  }
+  const std::vector<torch::autograd::VariableInfo>& output_infos() {
+    packed_outputs.unpack(base.output_info);
+    return base.output_info;
+  }
+  bool has_packed_infos() const {
+    return !packed_inputs.empty() || !packed_outputs.empty();
   }
   bool has_saved() const {
     return maybe_saved.load(std::memory_order_acquire);
@@ -66,8 +91,12 @@ inline bool is_state_type(PyTypeObject* type) {
 
 /// The state of a node of ours; null once the state is being deallocated.
 inline State* state_of(const torch::autograd::PyNode& node) {
-  return reinterpret_cast<State*>(node.pyobj());
+  return reinterpret_cast<State*>(compat::ctx_of(node));
 }
+
+/// The node, held. Throws torch's error, which names the attribute asked for,
+/// where there is none.
+compat::NodePtr live_node(State& state, const char* attribute);
 
 /// Makes an instance of `type`, a subclass of StateType, as type() would.
 /// A new reference; null with an exception set.
@@ -77,8 +106,18 @@ PyObject* new_state(PyTypeObject* type);
 /// none), or null with an exception set.
 PyObject* needs_input_grad(State& state);
 
+/// tp_finalize of StateType's subclasses: comes before the garbage collector
+/// clears anything, in whatever order. A tensor that was visited through
+/// saved_variables must be let go first, as torch ends the process when it clears
+/// one that C++ still holds. Not StateType's own: dir(grad_fn) would show it.
+void finalize_state(PyObject* object);
+
 /// Drops what was saved for backward. Needs the GIL.
 void drop_saved(State& state);
+
+/// The descriptor of ctx.output_grad_dtypes, for a torch whose ctx has none: a
+/// new reference, or null with an exception set.
+PyObject* new_output_grad_dtypes();
 
 /// Makes both types ready. False with an exception set.
 bool init_state_types();

@@ -11,7 +11,9 @@ namespace {
 // torch's own, owned for the life of the process.
 PyObject* base_function = nullptr; // torch.autograd.Function
 PyObject* base_apply = nullptr; // BackwardCFunction.apply
-PyObject* base_get_user_fn = nullptr; // BackwardCFunction._get_user_fn
+// BackwardCFunction._get_user_fn; null where apply itself looks for backward
+// and boxes nothing.
+PyObject* base_get_user_fn = nullptr;
 
 /// Whether object.<name> is the method `function`, by way of its class.
 bool is_method(PyObject* object, PyObject* name, PyObject* function) {
@@ -27,21 +29,31 @@ Ref overridden(PyObject* cls, PyObject* name) {
   return own.get() == inherited.get() ? Ref() : std::move(own);
 }
 
+/// Whether cls.<name> is there and is False. An error is left to torch's apply.
+bool is_false(PyObject* cls, PyObject* name) {
+  Ref value = Ref::steal(PyObject_GetAttr(cls, name));
+  if (!value) {
+    PyErr_Clear();
+  }
+  return value.get() == Py_False;
+}
+
 } // namespace
 
 Ref find_user_backward(PyObject* grad_fn) {
-  if (!is_method(grad_fn, names.apply, base_apply) ||
-      !is_method(grad_fn, names._get_user_fn, base_get_user_fn)) {
+  if (!is_method(grad_fn, names.apply, base_apply)) {
     return Ref();
   }
   Ref cls = checked(PyObject_GetAttr(grad_fn, names._forward_cls));
-  Ref boxed = checked(PyObject_GetAttr(cls.get(), names.boxed_grads_call));
-  if (boxed.get() != Py_False) {
+  if (base_get_user_fn != nullptr &&
+      (!is_method(grad_fn, names._get_user_fn, base_get_user_fn) ||
+       !is_false(cls.get(), names.boxed_grads_call))) {
     return Ref();
   }
+  // In torch's order: the first that is missing is the one in the error.
   Ref backward = overridden(cls.get(), names.backward);
   Ref vjp = overridden(cls.get(), names.vjp);
-  if (backward && vjp) {
+  if (!backward == !vjp) {
     return Ref();
   }
   return backward ? std::move(backward) : std::move(vjp);
@@ -56,15 +68,13 @@ bool init_user_backward() {
       ? Ref::steal(PyObject_GetAttrString(module.get(), "BackwardCFunction"))
       : Ref();
   Ref apply = base ? Ref::steal(PyObject_GetAttr(base.get(), names.apply)) : Ref();
-  Ref get_user_fn = apply
-      ? Ref::steal(PyObject_GetAttr(base.get(), names._get_user_fn))
-      : Ref();
-  if (!get_user_fn) {
+  if (!apply) {
     return false;
   }
   base_function = function.release();
   base_apply = apply.release();
-  base_get_user_fn = get_user_fn.release();
+  base_get_user_fn = Py_XNewRef(compat::type_lookup(
+      reinterpret_cast<PyTypeObject*>(base.get()), names._get_user_fn));
   return true;
 }
 

@@ -21,7 +21,7 @@ PyObject* py_post_accumulate_grad_hooks(PyObject*, PyObject* tensor) {
 
 /// The node and the hook that a function was called with.
 struct NodeAndHook {
-  torch::autograd::Node& node;
+  compat::NodePtr node;
   PyObject* hook;
 };
 
@@ -37,14 +37,14 @@ NodeAndHook read(PyObject* arguments) {
 PyObject* py_register_prehook(PyObject*, PyObject* arguments) {
   HANDLE_TH_ERRORS
   auto [node, hook] = read(arguments);
-  return register_prehook(node, hook);
+  return register_prehook(*node, hook);
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* py_register_posthook(PyObject*, PyObject* arguments) {
   HANDLE_TH_ERRORS
   auto [node, hook] = read(arguments);
-  return register_posthook(node, hook);
+  return register_posthook(*node, hook);
   END_HANDLE_TH_ERRORS
 }
 

@@ -116,12 +116,15 @@ PyObject* register_posthook(Node& node, PyObject* hook) {
   return torch::autograd::registerFunctionHook(node, hook);
 }
 
-Node& node_of(PyObject* object) {
+compat::NodePtr node_of(PyObject* object) {
   if (PyObject_TypeCheck(object, &THPFunctionType)) {
-    return *reinterpret_cast<THPFunction*>(object)->cdata;
+    compat::NodePtr node =
+        compat::node_of(reinterpret_cast<THPFunction*>(object)->cdata);
+    TORCH_CHECK(node, "the node is gone with the last tensor that came from it");
+    return node;
   }
   if (torch::autograd::THPCppFunction_Check(object)) {
-    return *reinterpret_cast<torch::autograd::THPCppFunction*>(object)->cdata;
+    return reinterpret_cast<torch::autograd::THPCppFunction*>(object)->cdata;
   }
   raise(
       PyExc_TypeError,

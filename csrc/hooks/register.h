@@ -2,14 +2,8 @@
 // order with those that torch's own methods register.
 #pragma once
 
+#include <compat.h>
 #include <python/ref.h>
-
-namespace at {
-class Tensor;
-}
-namespace torch::autograd {
-struct Node;
-}
 
 namespace torch_ext {
 
@@ -30,8 +24,8 @@ PyObject* register_prehook(torch::autograd::Node& node, PyObject* hook);
 PyObject* register_posthook(torch::autograd::Node& node, PyObject* hook);
 
 /// The node behind a grad_fn, torch's, stock Functions' or ours. Throws
-/// TypeError for any other object.
-torch::autograd::Node& node_of(PyObject* object);
+/// TypeError for any other object, RuntimeError where the node is gone.
+compat::NodePtr node_of(PyObject* object);
 
 /// The same for Python (hook_methods.cpp).
 extern PyMethodDef hook_methods[];

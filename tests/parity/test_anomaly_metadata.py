@@ -24,7 +24,7 @@ def make_nodes(s):
         return {"torch": (x * 2).grad_fn, "function": make_square(s.Function).apply(x).grad_fn}
 
 
-@scenario
+@scenario(since="2.13")
 def keys_and_text(s):
     for name, node in make_nodes(s).items():
         s.record(name, sorted(node.metadata), stack_of(node))
@@ -40,7 +40,7 @@ def every_node_of_a_model(s):
             nodes += [following for following, _ in node.next_functions if following is not None]
 
 
-@scenario
+@scenario(since="2.13")
 def reads_as_a_list(s):
     for name, node in make_nodes(s).items():
         trace = node.metadata["traceback_"]
@@ -84,7 +84,7 @@ def reads_as_a_list(s):
         s.raises("with a string", lambda: trace["0"])
 
 
-@scenario
+@scenario(since="2.13")
 def first_read(s):
     """Each on a trace that nobody has read: what is made on the first use has to be made on this one."""
     reads = {
@@ -119,7 +119,7 @@ def first_read(s):
             s.record(f"{label}, {name}", read(trace) == read(plain))
 
 
-@scenario
+@scenario(since="2.13")
 def copies_are_plain_lists(s):
     for node in make_nodes(s).values():
         trace = node.metadata["traceback_"]
@@ -128,7 +128,7 @@ def copies_are_plain_lists(s):
             s.record("copy", type(made), made == trace, made is trace)
 
 
-@scenario
+@scenario(since="2.13")
 def can_be_changed(s):
     for node in make_nodes(s).values():
         trace = node.metadata["traceback_"]
@@ -159,7 +159,7 @@ def changing_it_before_it_is_read(s):
         s.record(name, len(trace) - len(untouched), trace[-1] if trace[-1] == "end" else comparable(trace[-1]))
 
 
-@scenario
+@scenario(since="2.13")
 def metadata_is_the_users_to_write(s):
     for node in (*make_nodes(s).values(), make_square(s.Function).apply(s.randn(2, requires_grad=True)).grad_fn):
         node.metadata["note"] = [1]
@@ -168,7 +168,7 @@ def metadata_is_the_users_to_write(s):
         s.record("cleared", node.metadata)
 
 
-@scenario
+@scenario(since="2.13")
 def nodes_made_outside(s):
     x = s.randn(2, requires_grad=True)
     nodes = (x * 2).grad_fn, make_square(s.Function).apply(x).grad_fn

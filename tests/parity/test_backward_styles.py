@@ -27,7 +27,7 @@ def vjp_defined(s):
     s.differentiate("f", make_function(s, vjp=lambda ctx, grad: grad * 2).apply, s.randn(2, requires_grad=True))
 
 
-@scenario
+@scenario(since="2.13")
 def both_defined(s):
     function = make_function(s, backward=lambda ctx, grad: grad * 2, vjp=lambda ctx, grad: grad * 2)
     y = function.apply(s.randn(2, requires_grad=True))
@@ -305,7 +305,7 @@ def make_boxed(s, rule, boxed=True):
     return Boxed
 
 
-@scenario
+@scenario(since="2.13")
 def boxed_gradients(s):
     def rule(ctx, grads):
         s.record("grads", type(grads), grads)
@@ -316,7 +316,7 @@ def boxed_gradients(s):
     s.differentiate("boxed", make_boxed(s, rule).apply, s.randn(2, requires_grad=True))
 
 
-@scenario
+@scenario(since="2.13")
 def boxed_gradients_are_freed_during_backward(s):
     def rule(ctx, grads):
         ref = weakref.ref(grads[0])
@@ -329,7 +329,7 @@ def boxed_gradients_are_freed_during_backward(s):
     (a * 2 + b).sum().backward()
 
 
-@scenario
+@scenario(since="2.13")
 def boxed_gradients_undefined(s):
     def rule(ctx, grads):
         s.record("grads", grads)
@@ -338,7 +338,7 @@ def boxed_gradients_undefined(s):
     make_boxed(s, rule).apply(s.randn(2, requires_grad=True))[0].sum().backward()
 
 
-@scenario
+@scenario(since="2.13")
 def boxed_call_by_hand(s):
     def rule(ctx, *grads):
         s.record("grads", grads)
@@ -350,7 +350,7 @@ def boxed_call_by_hand(s):
     s.outcome("apply_boxed", a.grad_fn.apply_boxed, [grad, grad])
 
 
-@scenario
+@scenario(since="2.13")
 def boxed_flag_of_other_types(s):
     for flag in (False, 1, 0, None, "yes"):
         seen = []
@@ -361,7 +361,7 @@ def boxed_flag_of_other_types(s):
         s.record("arguments", seen)
 
 
-@scenario
+@scenario(since="2.13")
 def boxed_flag_set_after_the_first_call(s):
     seen = []
     function = make_boxed(s, lambda ctx, *grads: seen.append([type(grad) for grad in grads]), boxed=False)
@@ -374,7 +374,7 @@ def boxed_flag_set_after_the_first_call(s):
     s.record("seen", seen)
 
 
-@scenario
+@scenario(since="2.13")
 def boxed_with_hooks_and_once_differentiable(s):
     class Boxed(s.Function):
         boxed_grads_call = True

@@ -6,6 +6,7 @@ import pickle
 import weakref
 
 import torch
+from backported_names import BACKPORTS
 from harness import scenario
 from small_functions import make_identity, make_product, make_square
 
@@ -108,13 +109,13 @@ def comparing_and_hashing(s):
     s.record("as keys", {a.grad_fn: 1}[a.grad_fn])
 
 
-@scenario
+@scenario(since="2.13")
 def text_of_outputs_and_nodes(s):
     x = s.randn(2, requires_grad=True)
     y = make_product(s.Function).apply(x, x)
     s.record("repr", repr(y), repr(y.grad_fn), str(y.grad_fn), y.grad_fn.name())
     s.record("class", repr(make_product(s.Function)), repr(type(y.grad_fn)))
-    s.record("dir of a node", [name for name in dir(y.grad_fn) if name not in dir(object)])
+    s.record("dir of a node", [name for name in dir(y.grad_fn) if name not in {*dir(object), *BACKPORTS}])
 
 
 @scenario

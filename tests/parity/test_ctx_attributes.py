@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import torch_ext
+from backported_names import BACKPORTS
 from harness import scenario
 
 
@@ -54,7 +55,7 @@ ALL = FLAGS + TUPLES + READ_ONLY + CLASS_ATTRIBUTES + STATE
 CANNOT_BE_DELETED = FLAGS + STATE
 
 
-@scenario
+@scenario(since="2.13")
 def ctx_itself(s):
     seen = []
 
@@ -78,16 +79,20 @@ def type_of_ctx(s):
     s.record("is subclass of", [issubclass(cls, base) for base in bases])
 
 
+def names_in(obj):
+    return [name for name in dir(obj) if not name.startswith("__") and name not in BACKPORTS]
+
+
 @scenario
 def dir_of_ctx(s):
-    s.record("dir", [name for name in dir(node_of(s)) if not name.startswith("__")])
+    s.record("dir", names_in(node_of(s)))
 
 
 @scenario
 def dir_of_the_function(s):
     Double = make_double(s)
     Double.apply(s.randn(2, requires_grad=True))
-    s.record("dir", [name for name in dir(Double) if not name.startswith("__")])
+    s.record("dir", names_in(Double))
     s.record("own", sorted(vars(Double)))
 
 
@@ -131,7 +136,7 @@ def every_attribute_read_in_forward(s):
     node_of(s, forward=look)
 
 
-@scenario
+@scenario(since="2.13")
 def every_attribute_read_in_backward(s):
     def look(ctx):
         for name in ALL:
@@ -208,7 +213,7 @@ def read_only_attributes(s):
         s.raises(f"{name} = ()", setattr, node, name, ())
 
 
-@scenario
+@scenario(since="2.13")
 def metadata_is_a_dict(s):
     def look(ctx):
         s.record("in forward", ctx.metadata)
@@ -292,7 +297,7 @@ def needs_input_grad_assigned(s):
     s.outcome("deleted", lambda: node.needs_input_grad)
 
 
-@scenario
+@scenario(since="2.13")
 def attributes_of_any_kind(s):
     things = (1, "text", [1, 2], {"a": 1}, None, s.randn(2), lambda: 1, object)
 
@@ -327,7 +332,7 @@ def attribute_deleted_and_set_again(s):
     s.record("back", node.a, vars(node))
 
 
-@scenario
+@scenario(since="2.13")
 def attributes_survive_backward(s):
     def assign(ctx):
         ctx.a = 1

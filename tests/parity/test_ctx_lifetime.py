@@ -316,7 +316,7 @@ def cycle_through_a_node_of_torch(s):
     s.alive("node", ref)
 
 
-@scenario
+@scenario(since="2.13")
 def cycle_through_needs_input_grad(s):
     y = make_function(s).apply(s.randn(2, requires_grad=True))
     y.grad_fn.needs_input_grad = (y.grad_fn,)

@@ -34,7 +34,7 @@ def make_sum(s):
     return Sum
 
 
-@scenario
+@scenario(since="2.13")
 def name_of_the_node(s):
     node = make_double(s).apply(s.randn(2, requires_grad=True)).grad_fn
     s.record("name", node.name(), repr(node), str(node))
@@ -57,7 +57,7 @@ def name_follows_the_class(s):
         s.record(cls.__name__, cls.apply(x))
 
 
-@scenario
+@scenario(since="2.13")
 def backward_class_renamed(s):
     Double = make_double(s)
     x = s.randn(2, requires_grad=True)
@@ -119,7 +119,7 @@ def requires_grad_of_the_node(s):
     s.raises("assign", setattr, make_double(s).apply(x).grad_fn, "requires_grad", True)
 
 
-@scenario
+@scenario(since="2.13")
 def sequence_numbers(s):
     Double = make_double(s)
     x = s.randn(2, requires_grad=True)
@@ -134,7 +134,7 @@ def sequence_numbers(s):
     s.record("relative", [number - numbers[0] for number in numbers])
 
 
-@scenario
+@scenario(since="2.13")
 def sequence_number_set(s):
     node = make_double(s).apply(s.randn(2, requires_grad=True)).grad_fn
     s.outcome("set", node._set_sequence_nr, 7)
@@ -184,7 +184,7 @@ def node_called_by_hand(s):
     s.outcome("keyword", lambda: node(grad=grad))
 
 
-@scenario
+@scenario(since="2.13")
 def methods_of_the_node_called_by_hand(s):
     node = make_double(s, s.record).apply(s.randn(2, requires_grad=True)).grad_fn
     grad = torch.ones(2, device=s.device)
@@ -225,7 +225,7 @@ def retained_gradient_of_an_output(s):
     s.record("outputs", a, b)
 
 
-@scenario
+@scenario(since="2.13")
 def node_outlives_its_outputs(s):
     x = s.randn(2, requires_grad=True)
     node = make_double(s).apply(x).grad_fn

@@ -59,7 +59,7 @@ def default_arguments(s):
         s.differentiate(make.__name__, make(s).apply, s.randn(2, requires_grad=True))
 
 
-@scenario
+@scenario(since="2.13")
 def keyword_arguments_with_ctx(s):
     x = s.randn(2, requires_grad=True)
     s.outcome("scale", lambda: make_combined(s).apply(x, scale=3))
@@ -68,7 +68,7 @@ def keyword_arguments_with_ctx(s):
     s.outcome("every one", lambda: make_combined(s).apply(x=x))
 
 
-@scenario
+@scenario(since="2.13")
 def keyword_arguments_with_setup_context(s):
     x = s.randn(2, requires_grad=True)
     s.outcome("scale", lambda: make_separate(s).apply(x, scale=3))
@@ -77,7 +77,7 @@ def keyword_arguments_with_setup_context(s):
     s.outcome("every one", lambda: make_separate(s).apply(shift=1, x=x))
 
 
-@scenario
+@scenario(since="2.13")
 def gradients_after_a_call_with_keywords(s):
     x = s.randn(2, requires_grad=True)
     for make in MAKERS:
@@ -85,7 +85,7 @@ def gradients_after_a_call_with_keywords(s):
         s.outcome(make.__name__, lambda y=y: torch.autograd.grad(y.sum(), x))
 
 
-@scenario
+@scenario(since="2.13")
 def wrong_arguments(s):
     x = s.randn(2, requires_grad=True)
     for make in MAKERS:
@@ -97,7 +97,7 @@ def wrong_arguments(s):
         s.raises("only keywords", lambda function=function: function.apply(scale=1))
 
 
-@scenario
+@scenario(since="2.13")
 def keyword_only_argument_with_setup_context(s):
     class KeywordOnly(s.Function):
         @staticmethod
@@ -135,7 +135,7 @@ def positional_only_argument_with_setup_context(s):
     s.raises("by name", lambda: PositionalOnly.apply(x=x))
 
 
-@scenario
+@scenario(since="2.13")
 def variadic_forward_with_setup_context(s):
     class Variadic(s.Function):
         @staticmethod
@@ -152,7 +152,7 @@ def variadic_forward_with_setup_context(s):
     s.outcome("keywords", lambda: Variadic.apply(x, a=1, b=x))
 
 
-@scenario
+@scenario(since="2.13")
 def mixed_variadic_forward_with_setup_context(s):
     class Variadic(s.Function):
         @staticmethod
@@ -185,7 +185,7 @@ def mixed_variadic_forward_with_setup_context(s):
             y.sum().backward()
 
 
-@scenario
+@scenario(since="2.13")
 def variadic_forward_with_ctx(s):
     class Variadic(s.Function):
         @staticmethod
@@ -313,7 +313,7 @@ def code_changed_after_the_first_call(s):
     s.raises("old name", lambda: Separate.apply(x, scale=3))
 
 
-@scenario
+@scenario(since="2.13")
 def wrapped_forward(s):
     """inspect.signature follows __wrapped__, which is what binds the arguments."""
 
@@ -337,7 +337,7 @@ def wrapped_forward(s):
     s.raises("too many", Wrapped.apply, x, 1, 2)
 
 
-@scenario
+@scenario(since="2.13")
 def forward_with_a_signature_of_its_own(s):
     def forward(*args):
         s.record("arguments", args)
@@ -663,11 +663,11 @@ def grad_mode_restored_after_an_error(s):
 def call_through_a_bound_apply(s):
     apply = make_combined(s).apply
     x = s.randn(2, requires_grad=True)
-    s.record("method", apply.__name__, type(apply).__name__, apply.__self__)
+    s.record("method", apply.__name__, callable(apply), apply.__self__)
     s.record("output", apply(x), apply(x, 3))
 
 
-@scenario
+@scenario(since="2.13")
 def call_with_an_unpacked_list(s):
     x = s.randn(2, requires_grad=True)
     for make in MAKERS:

@@ -243,7 +243,7 @@ def vmap_randomness(s):
         s.outcome(randomness, vmap(Noise.apply, randomness=randomness), s.randn(3))
 
 
-@scenario
+@scenario(since="2.13")
 def non_tensor_arguments_and_outputs(s):
     class Scale(s.Function):
         generate_vmap_rule = True
@@ -268,7 +268,7 @@ def non_tensor_arguments_and_outputs(s):
     s.outcome("options", grad(lambda x: Scale.apply(x, 3, options={"a": 1})[0].sum()), x)
 
 
-@scenario
+@scenario(since="2.13")
 def keyword_only_argument(s):
     class Scale(s.Function):
         generate_vmap_rule = True

@@ -200,7 +200,7 @@ def setup_context_added_to_a_base(s):
     Derived.apply(x)
 
 
-@scenario
+@scenario(since="2.13")
 def forward_of_setup_context_style_replaced_with_other_defaults(s):
     class Separate(s.Function):
         @staticmethod

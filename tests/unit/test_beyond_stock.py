@@ -1,6 +1,7 @@
 """Where stock torch crashes or leaks and torch_ext does not."""
 
 import gc
+import sys
 import weakref
 
 import pytest
@@ -74,6 +75,28 @@ def test_cycle_through_a_tensor_that_is_saved_alone(x):
     assert alive() is None
 
 
+def test_cycle_with_a_saved_tensor_that_is_older_than_the_node(x):
+    class KeepsItself(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.kept = ctx
+            ctx.save_for_backward(x)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    def make():
+        older = x.clone()
+        KeepsItself.apply(older)
+        return weakref.ref(older)
+
+    alive = make()
+    gc.collect()  # in the order of age: clearing a tensor that a node holds would end the process
+    assert alive() is None
+
+
 def test_long_chain_is_built_used_and_freed(x):
     y = x
     for _ in range(50_000):
@@ -83,3 +106,24 @@ def test_long_chain_is_built_used_and_freed(x):
     del y
     del node
     assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metadata_that_cannot_be_printed(x, monkeypatch):
+    # Stock torch raises what printing raised, and after some times of it the process ends.
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reported.append(str(report.exc_value)))
+
+    class Failing(Double):
+        @staticmethod
+        def backward(ctx, grad):
+            return 1 / 0
+
+    for broken in 3, [4], "text", None:
+        for _ in range(100):
+            with torch_ext.detect_anomaly():
+                y = Failing.apply(x)
+                y.grad_fn.metadata["traceback_"] = broken
+                with pytest.raises(ZeroDivisionError):
+                    y.sum().backward()
+    assert "can only join an iterable" in reported and "sequence item 0: expected str instance, int found" in reported

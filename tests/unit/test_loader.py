@@ -1,6 +1,7 @@
 """Finding, compiling and loading the extension, each in processes of their own."""
 
 import json
+import os
 import platform
 import stat
 import sysconfig
@@ -39,7 +40,7 @@ assert again is torch_ext._C and again.__name__ == again.__spec__.name == "torch
     shared_checkout.run(code)
 
 
-@pytest.mark.parametrize("change", ["header", "new file", "flag", "compiler"])
+@pytest.mark.parametrize("change", ["header", "new file", "flag", "flag of the environment", "compiler"])
 def test_what_the_build_depends_on_leads_to_another(checkout, change):
     checkout.run()
     environment = {}
@@ -50,6 +51,8 @@ def test_what_the_build_depends_on_leads_to_another(checkout, change):
     elif change == "flag":
         build = (checkout.root / "torch_ext/_build.py").read_text()
         checkout.write("torch_ext/_build.py", build.replace('"-O2"', '"-O1"'))
+    elif change == "flag of the environment":
+        environment["TORCH_EXT_CFLAGS"] = "-O1 -DOTHER=1"
     else:
         copy = checkout.compiler.with_name("g++-other")
         copy.write_text(checkout.compiler.read_text())
@@ -161,6 +164,121 @@ def test_cache_that_cannot_be_written(checkout):
     checkout.cache.write_text("a file where the folder should be")
     message = checkout.import_error()
     assert f"torch_ext cannot build in {checkout.cache}: " in message and "TORCH_EXT_CACHE" in message
+
+
+def test_cache_on_a_read_only_file_system(checkout):
+    message = checkout.import_error(TORCH_EXT_CACHE="/sys/torch_ext")
+    assert "torch_ext cannot build in /sys/torch_ext: " in message and "TORCH_EXT_CACHE" in message
+
+
+def test_cache_that_is_only_read_is_not_written_to(checkout):
+    checkout.run()
+    checkout.cache.chmod(0o500)
+    before = {path: path.stat().st_mtime_ns for path in (checkout.cache, *checkout.cache.iterdir())}
+    assert checkout.run() == ("42\n", "")
+    assert {path: path.stat().st_mtime_ns for path in (checkout.cache, *checkout.cache.iterdir())} == before
+    checkout.cache.chmod(0o700)
+
+
+def test_full_disk_under_the_log(checkout):
+    checkout.run()
+    (log,) = checkout.cache.glob("*.log")
+    (extension,) = checkout.cache.glob("*.so")
+    extension.unlink()
+    log.unlink()
+    log.symlink_to("/dev/full")
+    message = checkout.import_error()
+    assert f"torch_ext cannot build in {checkout.cache}: " in message and "No space left on device" in message
+    assert "TORCH_EXT_CACHE" in message
+    assert not list(checkout.cache.glob("*.so")) and not list(checkout.cache.glob("*.build-*"))
+
+
+def test_full_disk_under_the_compiler(checkout):
+    compiling = checkout.compiler.read_text()
+    full = "head -c 1 /dev/zero > /dev/full || exit 1; echo compiled"
+    checkout.compiler.write_text(compiling.replace("echo compiled", full))
+    message = checkout.import_error()
+    assert "could not be compiled" in message and "No space left on device" in message
+    assert not list(checkout.cache.glob("*.so")) and not list(checkout.cache.glob("*.build-*"))
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_what_is_made_is_the_users_alone(checkout, umask):
+    assert checkout.run(f"import os; os.umask({umask}); {IMPORT}")[0] == "42\n"
+    paths = [checkout.cache, *checkout.cache.iterdir()]
+    assert len(paths) == 4
+    for path in paths:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_what_is_being_made_is_the_users_alone(checkout):
+    checkout.block_compiler()
+    process = checkout.start(f"import os; os.umask(0); {IMPORT}")
+    checkout.wait_until_compiling(process)
+    found = list(checkout.cache.rglob("*"))
+    assert any(path.name == "build.ninja" for path in found)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in found)
+    checkout.unblock_compiler()
+    assert process.communicate()[0] == "42\n"
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+@pytest.mark.parametrize("bits", [0o020, 0o002])
+def test_what_others_can_write_is_refused(checkout, what, bits):
+    checkout.run()
+    (path,) = [checkout.cache] if what == "folder" else checkout.cache.glob("*.so")
+    path.chmod(path.stat().st_mode | bits)
+    for environment in {}, {"CXX": "no-such-compiler"}:
+        message = checkout.import_error(**environment)
+        assert f"loads only what nobody else can change, and {path} can be written by others" in message
+        assert f"mode {stat.S_IMODE(path.stat().st_mode):04o}" in message and "TORCH_EXT_CACHE" in message
+    path.chmod(path.stat().st_mode & ~bits)
+    assert checkout.run()[0] == "42\n"
+
+
+def test_what_another_user_owns_is_refused(checkout):
+    checkout.run()
+    message = checkout.import_error("import os; mine = os.geteuid(); os.geteuid = lambda: mine + 1")
+    assert f"{checkout.cache} belongs to user {os.geteuid()}, and this is user {os.geteuid() + 1}" in message
+
+
+def test_nothing_is_built_in_what_others_can_write(checkout):
+    checkout.cache.mkdir()
+    checkout.cache.chmod(0o777)
+    assert f"{checkout.cache} can be written by others (mode 0777" in checkout.import_error()
+    assert not list(checkout.cache.iterdir()) and checkout.compilations() == 0
+
+
+def test_a_link_to_what_others_can_write_is_refused(checkout, tmp_path):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others").chmod(0o777)
+    checkout.cache.symlink_to(tmp_path / "others")
+    assert f"{tmp_path / 'others'} can be written by others" in checkout.import_error()
+
+
+def test_nothing_outside_the_cache_is_touched(checkout, tmp_path):
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
+    before = {path: path.stat().st_mtime_ns for path in checkout.root.rglob("*")}
+    environment = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert checkout.run(**environment)[0] == "42\n"
+    assert {path: path.stat().st_mtime_ns for path in checkout.root.rglob("*")} == before
+    assert not list(home.iterdir()) and not list(temporary.iterdir())
+
+
+def test_a_process_that_waits_takes_over_from_one_that_is_killed(checkout):
+    checkout.block_compiler()
+    first = checkout.start(IMPORT)
+    checkout.wait_until_compiling(first)
+    second = checkout.start(IMPORT)
+    assert second.stderr.readline() == "torch_ext: another process is building it; waiting\n"
+    first.kill()
+    first.communicate()
+    checkout.unblock_compiler()
+    output, errors = second.communicate()
+    assert (second.returncode, output) == (0, "42\n"), errors
+    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".log", ".lock"}
 
 
 def test_stray_modules_in_the_current_folder_do_not_reach_the_compiler(checkout):

@@ -150,7 +150,11 @@ class Describer:
         return self._named(node, facts)
 
     def _relative(self, sequence_nr):
-        return "none" if sequence_nr == _NO_SEQUENCE_NR else sequence_nr - self._first_sequence_nr
+        if sequence_nr == _NO_SEQUENCE_NR:
+            return "none"
+        # Each thread counts for itself, and a young one has not come far.
+        relative = sequence_nr - self._first_sequence_nr
+        return relative if relative >= 0 else f"{sequence_nr} of another thread"
 
     # Exceptions
 

@@ -1,6 +1,7 @@
 """Parity scenarios: one piece of code, run on stock torch and on torch_ext, that must look the same.
 
-A scenario is a function of one argument, written in any ``tests/parity/test_*.py``::
+A scenario is a function of one argument, written in any ``tests/parity/test_*.py`` or
+``tests/integrations/test_*.py``::
 
     from harness import scenario
 
@@ -31,14 +32,16 @@ report, and what is still alive at the end. The two transcripts must be equal; t
 difference.
 
 What a scenario can use is the public part of :class:`harness.scenario.Scenario`; what is seen of an object
-is decided in :mod:`harness.describe`. ``pytest --variant stock`` compares stock with itself, which shows
-that a scenario is valid and deterministic; ``--device`` chooses where the tensors are.
+is decided in :mod:`harness.describe`. ``@scenario(since="2.14")`` is for what older releases of torch lack.
+``pytest --variant stock`` compares stock with itself, which shows that a scenario is valid and deterministic;
+``--device`` chooses where the tensors are. ``pytest --leaks 1000`` runs each scenario a thousand times instead, and
+fails where objects, references or memory grow with each run.
 
 One difference is documented and not looked at: on its first use torch_ext replaces ``MyFn._backward_cls``, the
 class of ``grad_fn``, by a subclass of the one torch made. Name, module and every ``isinstance`` are compared.
 """
 
-from .scenario import Scenario, compare, scenario, transcript
+from .scenario import Scenario, compare, scenario, torch_is_since, transcript
 from .variants import VARIANTS, Variant
 
-__all__ = ["VARIANTS", "Scenario", "Variant", "compare", "scenario", "transcript"]
+__all__ = ["VARIANTS", "Scenario", "Variant", "compare", "scenario", "torch_is_since", "transcript"]

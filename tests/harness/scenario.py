@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import gc
 import inspect
 import pathlib
@@ -10,6 +11,7 @@ import warnings
 from collections import Counter
 
 import torch
+from levels import grows
 
 from .describe import Describer, normalise, render, type_name
 from .variants import STOCK, VARIANTS
@@ -23,6 +25,7 @@ class Scenario:
             set_detect_anomaly: of the implementation under test.
         device: where tensors are made.
         lines: the transcript so far.
+        overlooked: names of types whose instances may be alive at the end.
     """
 
     def __init__(self, api, device, is_oracle):
@@ -35,6 +38,7 @@ class Scenario:
         self.set_detect_anomaly = api.set_detect_anomaly
         self.device = device
         self.lines = []
+        self.overlooked = set()
         self._is_oracle = is_oracle
         self._describe = Describer()
         self._generator = torch.Generator().manual_seed(0)
@@ -171,25 +175,52 @@ def transcript(body, variant, device):
         with _reports(s):
             body(s)
             left = _live(body) - before
-        s.record("alive at the end", dict(sorted(left.items())))
+        s.record("alive at the end", {name: left[name] for name in sorted(left.keys() - s.overlooked)})
     return s.lines
 
 
 def compare(body, variant, device):
     """Fail with the difference between ``variant`` and stock torch in the scenario ``body``."""
-    expected = transcript(body, STOCK, device)
-    actual = transcript(body, variant, device)
+    # From one line: some texts show the whole Python stack.
+    expected, actual = (transcript(body, each, device) for each in (STOCK, variant))
     if actual != expected:
         difference = difflib.unified_diff(expected, actual, "stock", variant.name, n=4, lineterm="")
         raise AssertionError("\n".join([f"{body.__qualname__} differs from stock torch", *difference]))
 
 
-def scenario(body):
-    """Make a pytest test of ``body``, a function of a :class:`Scenario`, for each variant."""
+def check_leaks(body, variant, device, repeat):
+    """Fail where each of ``repeat`` runs of ``body`` loses something on ``variant``, and none on stock torch."""
+    lost = grows(lambda: transcript(body, variant, device), repeat)
+    if lost:
+        lost -= grows(lambda: transcript(body, STOCK, device), repeat)
+    if lost:
+        # Caches and the allocators grow as well, and stop.
+        lost &= grows(lambda: transcript(body, variant, device), repeat)
+    assert not lost, f"{body.__qualname__}: {', '.join(sorted(lost))} grow with each run"
 
-    def test(variant, device):
+
+def torch_is_since(release):
+    """Whether the installed torch is of ``release``, such as "2.14", or of a later one."""
+    return torch.torch_version.TorchVersion(torch.__version__) >= release
+
+
+def scenario(body=None, *, since=None):
+    """Make a pytest test of ``body``, a function of a :class:`Scenario`, for each variant.
+
+    ``since`` names the release of torch that first has what the scenario shows; on older ones there is no
+    test, and None is returned.
+    """
+    if body is None:
+        return functools.partial(scenario, since=since)
+    if since is not None and not torch_is_since(since):
+        return None
+
+    def test(variant, device, repeat):
         __tracebackhide__ = True
-        compare(body, VARIANTS[variant], device)
+        if repeat:
+            check_leaks(body, VARIANTS[variant], device, repeat)
+        else:
+            compare(body, VARIANTS[variant], device)
 
     test.__name__ = body.__name__
     test.__qualname__ = body.__qualname__

@@ -1,0 +1,80 @@
+#include <function/grad_dtypes.h>
+
+#include <python/error.h>
+
+#include <torch/csrc/Dtype.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace torch_ext {
+
+namespace {
+
+std::optional<at::ScalarType> to_dtype(PyObject* declaration) {
+  if (Py_IsNone(declaration)) {
+    return std::nullopt;
+  }
+  TORCH_CHECK(
+      THPDtype_Check(declaration),
+      "set_output_grad_dtype expects each declaration to be a torch.dtype or None, but got ",
+      Py_TYPE(declaration)->tp_name);
+  return reinterpret_cast<THPDtype*>(declaration)->scalar_type;
+}
+
+bool is_differentiable(
+    PyObject* output,
+    const std::unordered_set<at::TensorImpl*>& non_differentiable) {
+  if (!THPVariable_Check(output)) {
+    return false;
+  }
+  const at::Tensor& tensor = THPVariable_Unpack(output);
+  return non_differentiable.count(tensor.unsafeGetTensorImpl()) == 0 &&
+      torch::autograd::isDifferentiableType(tensor.scalar_type());
+}
+
+} // namespace
+
+GradDtypes::GradDtypes(
+    State& state,
+    PyObject* raw_outputs,
+    const std::unordered_set<at::TensorImpl*>& non_differentiable) {
+  PyObject* declared = state.output_grad_dtypes();
+  if (declared == nullptr) {
+    return;
+  }
+  TORCH_CHECK(
+      PyTuple_Check(declared),
+      "set_output_grad_dtype expects the declarations to be a tuple, but got: ",
+      Py_TYPE(declared)->tp_name);
+  const Py_ssize_t count = PyTuple_GET_SIZE(raw_outputs);
+  TORCH_CHECK(
+      PyTuple_GET_SIZE(declared) == count,
+      "set_output_grad_dtype expected the number of declarations to match the number of outputs: the Function returned ",
+      count,
+      " values but ",
+      PyTuple_GET_SIZE(declared),
+      " declarations were provided");
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    dtypes_.push_back(to_dtype(PyTuple_GET_ITEM(declared, i)));
+    TORCH_CHECK(
+        !dtypes_.back() ||
+            is_differentiable(
+                PyTuple_GET_ITEM(raw_outputs, i), non_differentiable),
+        "set_output_grad_dtype: got a concrete dtype for output ",
+        i,
+        ", but that output is not a differentiable tensor (it is a non-tensor, was marked non-differentiable, or has a non-differentiable dtype). Pass None for output ",
+        i,
+        " instead.");
+  }
+  Ref::steal(std::exchange(state.output_grad_dtypes(), nullptr));
+}
+
+void GradDtypes::declare(torch::autograd::Node& node) const {
+  for (size_t i = 0; i < dtypes_.size(); ++i) {
+    auto& metadata = node.mutable_input_metadata(i);
+    if (!metadata.was_default_constructed()) {
+      metadata.set_grad_dtype(dtypes_[i]);
+    }
+  }
+}
+
+} // namespace torch_ext

@@ -1,0 +1,11 @@
+// What Python can call of the tracer.
+#pragma once
+
+#include <torch/csrc/python_headers.h>
+
+namespace torch_ext {
+
+/// Adds the tracer's functions to `module`. False with an exception set.
+bool add_tracer_methods(PyObject* module);
+
+} // namespace torch_ext

@@ -1,0 +1,68 @@
+#include <tracer/inline_subgraph.h>
+
+#include <python/error.h>
+
+#include <algorithm>
+
+namespace torch_ext {
+
+namespace {
+
+using torch::jit::Graph;
+using torch::jit::Node;
+using torch::jit::Value;
+
+using ValueMap = std::unordered_map<Value*, Value*>;
+
+/// What forward took from outside itself, other than its inputs, has no place in
+/// its graph. torch fails here with these words, by the map's own check.
+Value* mapped(const ValueMap& map, Value* value) {
+  const auto found = map.find(value);
+  if (found == map.end()) {
+    throw std::out_of_range("unordered_map::at");
+  }
+  return found->second;
+}
+
+} // namespace
+
+bool autograd_inlining() {
+  Ref module = checked(PyImport_ImportModule(
+      "torch.onnx._internal.torchscript_exporter._globals"));
+  Ref globals = checked(PyObject_GetAttrString(module.get(), "GLOBALS"));
+  Ref inlining =
+      checked(PyObject_GetAttrString(globals.get(), "autograd_inlining"));
+  const int answer = PyObject_IsTrue(inlining.get());
+  check_status(answer);
+  return answer != 0;
+}
+
+void append_subgraph(
+    Node* node,
+    Node* giver,
+    const std::vector<Value*>& outputs) {
+  auto subgraph =
+      std::make_shared<Graph>(node->owningGraph()->current_scope());
+  // Shared with the node from the start: an error below leaves it what there is.
+  node->g_(torch::jit::attr::Subgraph, subgraph);
+  ValueMap map;
+  for (Value* input : node->inputs()) {
+    map[input] = subgraph->addInput()->copyMetadata(input);
+  }
+  for (auto it = std::next(giver->iterator());
+       it != giver->owningBlock()->nodes().end();
+       ++it) {
+    Node* clone = subgraph->insertNode(subgraph->createClone(
+        *it, [&](Value* value) { return mapped(map, value); }));
+    for (size_t i = 0; i < it->outputs().size(); ++i) {
+      Value* original = it->outputs()[i];
+      map[original] = clone->outputs()[i];
+      if (std::find(outputs.begin(), outputs.end(), original) !=
+          outputs.end()) {
+        subgraph->registerOutput(clone->outputs()[i]);
+      }
+    }
+  }
+}
+
+} // namespace torch_ext

@@ -1,0 +1,187 @@
+#include <tracer/record.h>
+
+#include <compat.h>
+#include <python/error.h>
+#include <python/names.h>
+#include <tracer/inline_subgraph.h>
+#include <tracer/python_op.h>
+#include <tracer/source_range.h>
+
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/python/python_tracer.h>
+
+namespace torch_ext {
+
+namespace {
+
+using torch::jit::Node;
+using torch::jit::Value;
+
+/// The module that the class was defined in, where its own dict names it.
+std::optional<std::string> module_of(PyTypeObject* cls) {
+  Ref dict = checked(compat::type_dict(cls));
+  PyObject* module = PyDict_GetItemWithError(dict.get(), names.__module__);
+  if (module == nullptr) {
+    check_status(PyErr_Occurred() != nullptr ? -1 : 0);
+    return std::nullopt;
+  }
+  const char* text = PyUnicode_AsUTF8(module);
+  if (text == nullptr) {
+    PyErr_Clear(); // not a str, or not to be encoded: the node does without
+    return std::nullopt;
+  }
+  return text;
+}
+
+/// Gives the node one output for a tuple of `size`, and that to a node that
+/// unpacks it, which is returned.
+Node* add_tuple_output(Node* node, size_t size) {
+  // The items' types are added once they are known: set_item_types().
+  std::vector<at::TypePtr> items(size, at::TensorType::get());
+  node->addOutput()->setType(at::TupleType::create(std::move(items)));
+  return node->owningGraph()->createTupleUnpack(node->output())->insertAfter(node);
+}
+
+/// Copies the types of the unpacked items back into the tuple's.
+void set_item_types(Node* node, const Node* unpacked) {
+  std::vector<at::TypePtr> items;
+  items.reserve(unpacked->outputs().size());
+  for (const Value* item : unpacked->outputs()) {
+    items.push_back(item->type());
+  }
+  node->output()->setType(at::TupleType::create(std::move(items)));
+}
+
+/// Makes `values` the traced values of the tensors among `outputs`. Returns the
+/// values that they had until then, from inside forward.
+std::vector<Value*> rebind_outputs(
+    PyObject* outputs,
+    at::ArrayRef<Value*> values) {
+  std::vector<Value*> inside;
+  inside.reserve(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    PyObject* output =
+        PyTuple_GET_ITEM(outputs, static_cast<Py_ssize_t>(i));
+    if (!THPVariable_Check(output)) {
+      continue;
+    }
+    const at::Tensor& tensor = THPVariable_Unpack(output);
+    if (tensor.defined()) {
+      values[i]->inferTypeFrom(tensor);
+      inside.push_back(torch::jit::tracer::getValueTrace(tensor));
+      torch::jit::tracer::setValueTrace(tensor, values[i]);
+    }
+  }
+  return inside;
+}
+
+/// apply()'s own nodes, a detach() of an input that forward returned say, come
+/// from the place of the call, as the call itself.
+void set_source_of_own_nodes(const Recording& recording) {
+  for (Node* node = recording.forward_end->next();
+       node != node->owningBlock()->return_node();
+       node = node->next()) {
+    node->setSourceRange(recording.node->sourceRange());
+  }
+}
+
+} // namespace
+
+bool Recording::active() const {
+  return torch::jit::tracer::getTracingState() == state;
+}
+
+Recording record_call(
+    PyObject* cls,
+    const Arguments& arguments,
+    const std::vector<bool>& is_tensor,
+    const Inputs& inputs) {
+  Recording recording;
+  recording.state = torch::jit::tracer::getTracingState();
+  recording.graph = recording.state->graph;
+
+  std::string kinds;
+  pyobj_list scalars;
+  for (Py_ssize_t i = 0; i < arguments.size(); ++i) {
+    const bool tensor = is_tensor[static_cast<size_t>(i)];
+    kinds.push_back(tensor ? 'd' : 'c');
+    if (!tensor) {
+      scalars.emplace_back(Py_NewRef(arguments[i]));
+    }
+  }
+  std::vector<at::Tensor> tensors;
+  tensors.reserve(inputs.tensors.size());
+  for (const at::Tensor* tensor : inputs.tensors) {
+    tensors.push_back(*tensor);
+  }
+  recording.node = torch::jit::tracer::preRecordPythonTrace(
+      THPObjectPtr(Py_NewRef(cls)), kinds, tensors, std::move(scalars));
+  return recording;
+}
+
+void record_forward_end(Recording& recording) {
+  if (recording.active()) {
+    recording.forward_end =
+        recording.node->owningBlock()->return_node()->prev();
+  }
+}
+
+void record_outputs(
+    const Recording& recording,
+    PyTypeObject* cls,
+    PyObject* outputs,
+    bool in_place,
+    bool single) {
+  if (!recording.active() || recording.forward_end == nullptr) {
+    return;
+  }
+  set_source_of_own_nodes(recording);
+  Node* node = recording.node;
+  node->i_(torch::jit::attr::inplace, in_place);
+  if (auto module = module_of(cls)) {
+    node->s_(torch::jit::attr::module, *module);
+  }
+  Node* giver = node; // whose outputs are the items of `outputs`
+  if (single) {
+    node->addOutput();
+  } else {
+    giver = add_tuple_output(
+        node, static_cast<size_t>(PyTuple_GET_SIZE(outputs)));
+  }
+  const std::vector<Value*> inside = rebind_outputs(outputs, giver->outputs());
+  if (autograd_inlining()) {
+    append_subgraph(node, giver, inside);
+  }
+  if (!single) {
+    set_item_types(node, giver);
+  }
+}
+
+} // namespace torch_ext
+
+namespace torch::jit::tracer {
+
+Node* preRecordPythonTrace(
+    THPObjectPtr pyobj,
+    const std::string& arg_types,
+    at::ArrayRef<autograd::Variable> inputs,
+    std::vector<THPObjectPtr> scalar_args) {
+  using torch_ext::checked;
+  torch_ext::Ref apply =
+      checked(PyObject_GetAttr(pyobj.get(), torch_ext::names.apply));
+  const std::shared_ptr<Graph>& graph = getTracingState()->graph;
+  Node* node = torch_ext::make_python_op(
+      *graph,
+      THPObjectPtr(apply.release()),
+      arg_types,
+      std::move(scalar_args));
+  node->setSourceRange(torch_ext::call_source_range());
+  for (const at::Tensor& input : inputs) {
+    node->addInput(getValueTrace(input));
+  }
+  graph->insertNode(node);
+  return node;
+}
+
+} // namespace torch::jit::tracer

@@ -1,0 +1,99 @@
+#include <tracer/source_range.h>
+
+#include <compat.h>
+#include <python/error.h>
+#include <python/gil.h>
+
+#include <torch/csrc/jit/python/python_tracer.h>
+
+namespace torch_ext {
+
+namespace {
+
+/// One line of a stack.
+struct Place {
+  std::string file;
+  std::string function;
+  size_t line;
+};
+
+/// The text of a str. What UTF-8 has no place for is escaped.
+std::string text_of(PyObject* string) {
+  Ref bytes = checked(
+      PyUnicode_AsEncodedString(string, "utf-8", "backslashreplace"));
+  return std::string(
+      PyBytes_AS_STRING(bytes.get()),
+      static_cast<size_t>(PyBytes_GET_SIZE(bytes.get())));
+}
+
+/// The frames of this thread, innermost first.
+std::vector<Place> python_stack() {
+  // The references first: text_of() may throw, for_each_frame() must not.
+  std::vector<std::pair<Ref, int>> frames;
+  compat::for_each_frame([&](PyCodeObject* code, int instruction) {
+    frames.emplace_back(
+        Ref::steal(reinterpret_cast<PyObject*>(code)), instruction);
+  });
+  std::vector<Place> stack;
+  stack.reserve(frames.size());
+  for (const auto& [object, instruction] : frames) {
+    auto* code = reinterpret_cast<PyCodeObject*>(object.get());
+    stack.push_back(
+        {text_of(code->co_filename),
+         text_of(code->co_name),
+         static_cast<size_t>(PyCode_Addr2Line(code, instruction))});
+  }
+  return stack;
+}
+
+/// Where torch.autograd.Function.apply enters torch's C++.
+Place torch_apply_place() {
+  Ref module = checked(PyImport_ImportModule("torch_ext._torch_apply"));
+  Ref place = checked(PyObject_CallMethod(module.get(), "place", nullptr));
+  PyObject *file = nullptr, *function = nullptr;
+  Py_ssize_t line = 0;
+  if (!PyArg_ParseTuple(place.get(), "UUn", &file, &function, &line)) {
+    throw_python_error();
+  }
+  return {text_of(file), text_of(function), static_cast<size_t>(line)};
+}
+
+/// The range that spans the whole stack, and is printed as its first line.
+torch::jit::SourceRange range_of(const std::vector<Place>& stack) {
+  std::string text;
+  for (const Place& place : stack) {
+    text += place.file + "(" + std::to_string(place.line) +
+        "): " + place.function + "\n";
+  }
+  const size_t length = text.size();
+  std::optional<std::string> file;
+  size_t line = 0;
+  if (!stack.empty()) {
+    file = stack.front().file;
+    line = stack.front().line;
+  }
+  return torch::jit::SourceRange(
+      std::make_shared<torch::jit::Source>(
+          std::move(text), std::move(file), line),
+      0,
+      length);
+}
+
+} // namespace
+
+torch::jit::SourceRange call_source_range() {
+  std::vector<Place> stack = python_stack();
+  stack.insert(stack.begin(), torch_apply_place());
+  return range_of(stack);
+}
+
+} // namespace torch_ext
+
+namespace torch::jit::tracer {
+
+SourceRange getPythonInterpreterSourceRange() {
+  torch_ext::Gil gil;
+  return torch_ext::range_of(torch_ext::python_stack());
+}
+
+} // namespace torch::jit::tracer

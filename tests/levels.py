@@ -1,0 +1,42 @@
+"""What is in use in the process, and whether it grows with each run of something."""
+
+import ctypes
+import gc
+import sys
+
+import torch
+
+OBJECTS = (None, True, False, (), 0, "", torch.Tensor, torch.autograd.Function, torch.float32, torch.strided)
+
+NAMES = ("blocks", "objects", "C++ memory", *(f"references to {obj!r}" for obj in OBJECTS))
+
+
+class _Heap(ctypes.Structure):
+    """What glibc's mallinfo2() returns."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks mapped usmblks fsmblks in_use free keep".split()
+    ]
+
+
+_mallinfo = ctypes.CDLL(None).mallinfo2
+_mallinfo.restype = _Heap
+
+
+def levels():
+    """Python's blocks and objects, what malloc gave (in units of 64 bytes), reference counts: as NAMES has them."""
+    gc.collect()
+    heap = _mallinfo()
+    used = (heap.in_use + heap.mapped) // 64
+    return [sys.getallocatedblocks(), len(gc.get_objects()), used, *map(sys.getrefcount, OBJECTS)]
+
+
+def grows(work, repeat):
+    """Which levels rise by one or more with each of ``repeat`` runs of ``work()``: a set of names."""
+    work()
+    before = levels()
+    for _ in range(repeat):
+        work()
+    after = levels()
+    return {name for name, first, last in zip(NAMES, before, after, strict=True) if last - first >= repeat}

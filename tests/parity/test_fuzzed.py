@@ -1,0 +1,66 @@
+"""Differences that the fuzzer found and no other file has a place for."""
+
+import contextlib
+import warnings
+
+import torch
+from harness import scenario
+
+
+def with_flag(s, name, value):
+    class Flagged(s.Function):
+        @staticmethod
+        def forward(x):
+            return x * 2
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            (ctx.x,) = inputs
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    setattr(Flagged, name, value)
+    return Flagged
+
+
+@scenario
+def wrong_flags_are_told_after_the_arguments(s):
+    for name in ("clear_saved_tensors_on_access", "boxed_grads_call"):
+        wrong = with_flag(s, name, 1)
+        x = s.randn(2, requires_grad=True)
+        s.raises(f"{name}, no arguments", wrong.apply)
+        s.raises(f"{name}, unknown keyword", lambda wrong=wrong, x=x: wrong.apply(x, unknown=1))
+        s.raises(name, wrong.apply, x)
+        s.record("the node was made: the next number", x * 2)
+
+
+@scenario
+def history_of_a_changed_view_is_older_than_the_node(s):
+    Double = with_flag(s, "unused", True)
+    view = (s.randn(2, 2, requires_grad=True) * 2)[0]
+    view[:1].mul_(2)
+    s.record("node", Double.apply(view).grad_fn)
+
+
+@scenario
+def sequence_numbers_after_a_failure_in_anomaly_mode(s):
+    class Fails(s.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise ValueError("backward")
+
+    x = s.randn(3, requires_grad=True)
+    y = Fails.apply(x)
+    with warnings.catch_warnings(), s.detect_anomaly():
+        warnings.simplefilter("ignore")  # the text names a place in C++
+        with contextlib.suppress(ValueError):
+            y.sum().backward(retain_graph=True)
+        with contextlib.suppress(ValueError):
+            y.backward(torch.ones_like(y))
+    s.record("made afterwards", Fails.apply(x))

@@ -1,0 +1,136 @@
+"""Wrong uses: what stock torch raises, or a clear error where stock torch crashes; never a crash."""
+
+import json
+import re
+
+import pytest
+import torch
+from torch.utils.hooks import RemovableHandle
+from wrong_uses import ODD_VALUES, load
+
+import torch_ext
+from torch_ext import hooks
+
+CASES = list(load())
+
+# What follows from torch_ext's own class: Python's words for a layout that is not torch's; and the garbage collector
+# gets to see what a node has saved, so that is gone when a finaliser brings the node back.
+OWN_CLASS = (
+    (re.compile(r"_FunctionBase\.__new__"), re.compile(r"raised TypeError: torch.* is not safe, use .*__new__\(\)")),
+    (re.compile(r"a finaliser that brings the node back"), re.compile(r".*backward through the graph a second time")),
+    (re.compile(r"class assignment to another's"), re.compile(r"raised TypeError: __class__ assignment: .* layout")),
+)
+
+
+def outcomes(python, implementation):
+    """Name to outcome of each case: a list of lines."""
+    process = python("-m", "wrong_uses", implementation)
+    output, errors = process.communicate(json.dumps(CASES))
+    assert process.returncode == 0, errors
+    return json.loads(output)
+
+
+def is_as_wanted(name, stock, ours):
+    if ours == stock:
+        return ours != ["crashed"]
+    if stock == ["crashed"]:
+        return ours[0].startswith("raised ")
+    return any(names.search(name) and error.match(ours[0]) for names, error in OWN_CLASS)
+
+
+def test_wrong_uses(python):
+    stock, ours, installed = (outcomes(python, implementation) for implementation in ("stock", "ours", "installed"))
+    assert len(stock) == len(CASES) > 200
+    wrong = {
+        f"{name}, {variant}": {"stock": stock[name], variant: found[name]}
+        for variant, found in (("ours", ours), ("installed", installed))
+        for name in CASES
+        if not is_as_wanted(name, stock[name], found[name])
+    }
+    assert not wrong, json.dumps(wrong, indent=1)
+
+
+# --- What torch has nothing like ---------------------------------------------
+
+LEAF = torch.ones(2, requires_grad=True)
+NODE = (LEAF * 2).grad_fn
+ENGINE = torch.autograd.Variable._execution_engine
+
+OWN = {
+    "accelerate": (torch_ext.accelerate, TypeError, "takes a subclass of torch.autograd.Function"),
+    "_C.use_our_anomaly_metadata": (torch_ext._C.use_our_anomaly_metadata, RuntimeError, "Boolean value of Tensor"),
+    "_C.make_reporting_engine": (torch_ext._C.make_reporting_engine, TypeError, "expected torch's engine, got"),
+    "_C.tensor_hooks": (torch_ext._C.tensor_hooks, (TypeError, RuntimeError), "expected a Tensor, got|doesn't require"),
+    "_C.post_accumulate_grad_hooks": (
+        torch_ext._C.post_accumulate_grad_hooks,
+        (TypeError, RuntimeError),
+        "expected a Tensor, got|doesn't require",
+    ),
+    "_C.register_prehook": (lambda x: torch_ext._C.register_prehook(x, print), TypeError, "expected a graph node"),
+    "_C.register_posthook": (lambda x: torch_ext._C.register_posthook(x, print), TypeError, "expected a graph node"),
+    "register_tensor_hook": (
+        lambda x: hooks.register_tensor_hook(x, print),
+        (TypeError, RuntimeError),
+        "expected a Tensor, got|doesn't require",
+    ),
+    "register_node_prehook": (lambda x: hooks.register_node_prehook(x, print), TypeError, "expected a graph node"),
+    "register_node_posthook": (lambda x: hooks.register_node_posthook(x, print), TypeError, "expected a graph node"),
+    "register_post_accumulate_grad_hook": (
+        lambda x: hooks.register_post_accumulate_grad_hook(x, print),
+        (TypeError, RuntimeError),
+        "expected a Tensor, got|doesn't require",
+    ),
+    "uncallable tensor hook": (
+        lambda x: hooks.register_tensor_hook(LEAF, x), TypeError, "expected a hook that can be called"
+    ),
+    "uncallable prehook": (
+        lambda x: hooks.register_node_prehook(NODE, x), TypeError, "expected a hook that can be called"
+    ),
+}
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
+@pytest.mark.parametrize("name", OWN)
+def test_own_functions(name, value):
+    function, error, message = OWN[name]
+    before = torch_ext._C.use_our_anomaly_metadata(False)
+    try:
+        result = function(ODD_VALUES[value]())
+    except ArithmeticError:
+        assert value == "an object that raises"
+    except Exception as raised:
+        assert isinstance(raised, error) and re.search(message, str(raised)), raised
+    else:
+        # What fits is taken.
+        assert isinstance(result, (bool, RemovableHandle, dict, type(ENGINE)))
+        if isinstance(result, RemovableHandle):
+            result.remove()
+    finally:
+        torch_ext._C.use_our_anomaly_metadata(before)
+
+
+FUNCTIONS = [name for name in dir(torch_ext._C) if callable(getattr(torch_ext._C, name)) and name != "FunctionState"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("count", [0, 3, 40])
+def test_wrong_arity(name, count):
+    with pytest.raises((TypeError, AttributeError)) as raised:
+        getattr(torch_ext._C, name)(*[None] * count, unknown=1)
+    assert str(raised.value)
+
+
+def test_state_types_cannot_be_had_without_a_class():
+    state = torch_ext._C.FunctionState()
+    assert state.name() == "torch._C._FunctionBase"
+    for attribute in "saved_tensors", "next_functions", "_input_metadata", "needs_input_grad", "_raw_saved_tensors":
+        getattr(state, attribute)
+    with pytest.raises(TypeError, match="is not safe"):
+        object.__new__(torch_ext._C.FunctionState)
+
+
+def test_methods_are_for_instances_of_their_class():
+    for name in "name", "register_hook", "_sequence_nr", "saved_tensors":
+        attribute = vars(torch_ext._C.FunctionState)[name]
+        with pytest.raises(TypeError, match="doesn't apply to"):
+            attribute.__get__(torch._C._FunctionBase())

@@ -1,0 +1,267 @@
+"""16 threads that take turns as often as Python can: no race, deadlock or wrong value."""
+
+import gc
+import sys
+import threading
+
+import pytest
+import torch
+
+import torch_ext
+from torch_ext import hooks
+
+THREADS = 16
+ROUNDS = 200
+
+
+@pytest.fixture(autouse=True)
+def free_running():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+    torch_ext.uninstall()
+    torch.set_anomaly_enabled(False)
+
+
+def on_threads(*works, count=THREADS):
+    """Runs works[i % len(works)](i) on ``count`` threads that start together; raises what the first one raised."""
+    barrier = threading.Barrier(count)
+    errors = []
+
+    def run(index):
+        barrier.wait()
+        try:
+            works[index % len(works)](index)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def make_triple(base):
+    class Triple(base):
+        @staticmethod
+        def forward(ctx, x, factor=3):
+            ctx.save_for_backward(x)
+            ctx.factor = factor
+            return x * factor
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return grad * ctx.factor + x * 0, None
+
+    return Triple
+
+
+@pytest.fixture(params=["ours", "installed"])
+def base(request):
+    if request.param == "ours":
+        return torch_ext.Function
+    torch_ext.install()
+    return torch.autograd.Function
+
+
+def gradient_of_chain(function, x, length=5):
+    y = x
+    for _ in range(length):
+        y = function.apply(y)
+    return torch.autograd.grad(y.sum(), x)[0]
+
+
+def test_separate_graphs(base):
+    function = make_triple(base)
+
+    def work(index):
+        for i in range(ROUNDS):
+            x = torch.full((2,), float(i + index), requires_grad=True)
+            assert gradient_of_chain(function, x).tolist() == [243.0, 243.0]
+
+    on_threads(work)
+
+
+def test_one_graph_run_by_all(base):
+    function = make_triple(base)
+    x = torch.ones(2, requires_grad=True)
+    y = x
+    for _ in range(10):
+        y = function.apply(y)
+    total = y.sum()
+
+    def work(index):
+        for _ in range(ROUNDS // 10):
+            assert torch.autograd.grad(total, x, retain_graph=True)[0].tolist() == [3.0**10] * 2
+
+    on_threads(work)
+
+
+def test_one_graph_freed_by_whoever_is_first(base):
+    function = make_triple(base)
+    for _ in range(ROUNDS // 10):
+        x = torch.ones(2, requires_grad=True)
+        total = function.apply(function.apply(x)).sum()
+        gradients = []
+
+        def work(index, total=total, x=x, gradients=gradients):
+            try:
+                gradients.extend(torch.autograd.grad(total, x))
+            except RuntimeError as error:
+                assert "second time" in str(error)
+
+        on_threads(work)
+        assert gradients and all(gradient.tolist() == [9.0, 9.0] for gradient in gradients)
+
+
+def test_leaf_shared_by_all(base):
+    function = make_triple(base)
+    x = torch.ones(2, requires_grad=True)
+
+    def work(index):
+        for _ in range(ROUNDS // 4):
+            function.apply(x).sum().backward()
+
+    on_threads(work)
+    assert x.grad.tolist() == [3.0 * THREADS * (ROUNDS // 4)] * 2
+
+
+def test_first_use_of_one_class():
+    for _ in range(ROUNDS // 4):
+        function = make_triple(torch_ext.Function)
+        x = torch.ones(2, requires_grad=True)
+        types = []
+
+        def work(index, function=function, x=x, types=types):
+            types.append(type(function.apply(x).grad_fn))
+
+        on_threads(work)
+        assert set(types) == {function._backward_cls}
+
+
+def test_class_that_is_changed_while_it_is_called(base):
+    function = make_triple(base)
+    by_factor = {factor: staticmethod(lambda ctx, grad, f=factor: (grad * f, None)) for factor in (3, 5)}
+
+    def call(index):
+        for _ in range(ROUNDS):
+            x = torch.ones(2, requires_grad=True)
+            function.apply(x).sum().backward()
+            assert x.grad[0].item() in (3.0, 5.0)
+
+    def change(index):
+        for i in range(ROUNDS):
+            function.backward = by_factor[3 + i % 2 * 2]
+            function.extra = i
+            del function.extra
+
+    def read(index):
+        for _ in range(ROUNDS):
+            str(vars(function))
+
+    function.backward = by_factor[3]
+    on_threads(call, call, change if base is torch_ext.Function else call, read)
+
+
+def test_install_and_uninstall_while_others_call():
+    function = make_triple(torch.autograd.Function)
+
+    def call(index):
+        for _ in range(ROUNDS):
+            x = torch.ones(2, requires_grad=True)
+            assert gradient_of_chain(function, x, 2).tolist() == [9.0, 9.0]
+
+    def install(index):
+        for _ in range(ROUNDS):
+            torch_ext.install()
+            torch_ext.uninstall()
+
+    def within(index):
+        for _ in range(ROUNDS):
+            with torch_ext.installed():
+                function.apply(torch.ones(2, requires_grad=True)).sum().backward()
+
+    on_threads(call, call, install, within)
+
+
+def test_hooks_added_and_removed_during_backward(base):
+    function = make_triple(base)
+    x = torch.ones(2, requires_grad=True)
+    inner = function.apply(x)
+    total = function.apply(inner).sum()
+    seen = []
+    add = (
+        lambda: hooks.register_tensor_hook(inner, lambda grad: seen.append(1)),
+        lambda: hooks.register_node_prehook(inner.grad_fn, lambda grads: seen.append(2)),
+        lambda: hooks.register_node_posthook(inner.grad_fn, lambda *grads: seen.append(3)),
+        lambda: inner.register_hook(lambda grad: seen.append(4)),
+        lambda: inner.grad_fn.register_prehook(lambda grads: seen.append(5)),
+        lambda: inner.grad_fn.register_hook(lambda *grads: seen.append(6)),
+    )
+    # The first of each kind makes the object that the engine goes through, which torch guards by nothing.
+    kept = [register() for register in add]
+
+    def run(index):
+        for _ in range(ROUNDS // 2):
+            assert torch.autograd.grad(total, x, retain_graph=True)[0].tolist() == [9.0, 9.0]
+
+    def change(index):
+        for i in range(ROUNDS):
+            handles = [register() for register in add]
+            for handle in handles[:: -1 if i % 2 else 1]:
+                handle.remove()
+
+    on_threads(run, change)
+    for handle in kept:
+        handle.remove()
+    seen.clear()
+    torch.autograd.grad(total, x)
+    assert not seen
+
+
+def test_garbage_is_collected_while_others_run(base):
+    function = make_triple(base)
+
+    def make_cycles(index):
+        for _ in range(ROUNDS):
+            y = function.apply(torch.ones(2, requires_grad=True))
+            y.grad_fn.cycle = y
+            hooks.register_tensor_hook(y, lambda grad, y=y: None)
+            y.sum().backward()
+
+    def collect(index):
+        for _ in range(ROUNDS // 20):
+            gc.collect()
+
+    gc.collect()
+    gc.freeze()
+    on_threads(make_cycles, make_cycles, make_cycles, collect)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_anomaly_mode_switched_while_others_run():
+    function = make_triple(torch_ext.Function)
+    failing = type("Failing", (function,), {"backward": staticmethod(lambda ctx, grad: 1 / 0)})
+
+    def run(index):
+        for _ in range(ROUNDS // 4):
+            y = function.apply(torch.ones(2, requires_grad=True))
+            "".join(y.grad_fn.metadata.get("traceback_", ()))
+            y.sum().backward()
+
+    def fail(index):
+        for _ in range(ROUNDS // 20):
+            with pytest.raises(ZeroDivisionError):
+                failing.apply(torch.ones(2, requires_grad=True)).sum().backward()
+
+    def switch(index):
+        for _ in range(ROUNDS // 4):
+            with torch_ext.detect_anomaly():
+                function.apply(torch.ones(2, requires_grad=True))
+
+    on_threads(run, fail, run, switch)

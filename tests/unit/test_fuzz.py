@@ -1,0 +1,70 @@
+"""The fuzzer: programs without a difference, and that it would see one."""
+
+import dataclasses
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+from tools.fuzz import compare, search, workers
+from tools.fuzz.__main__ import main
+
+PARTS = 4
+PROGRAMS = 2000 // PARTS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared():
+    compare.prepare()
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_difference(part):
+    # In a process of its own: some programs end stock torch.
+    report = workers.run(2026, range(part * PROGRAMS, (part + 1) * PROGRAMS), workers=1)
+    assert report.programs == PROGRAMS
+    assert not report.found, "\n".join(found.text + found.difference for found in report.found)
+
+
+def test_a_program_is_named_by_seed_and_number():
+    assert search.draw(1, 2) == search.draw(1, 2)
+    assert search.draw(1, 2).text() != search.draw(1, 3).text() != search.draw(2, 2).text()
+
+
+def _careless(function):
+    """As once_differentiable, but for what it is there for."""
+    return function
+
+
+def test_a_wrong_implementation_is_found_and_made_small(monkeypatch):
+    ours = compare.VARIANTS["ours"]
+    wrong = SimpleNamespace(**vars(ours.api()) | {"once_differentiable": _careless})
+    monkeypatch.setitem(compare.VARIANTS, "ours", dataclasses.replace(ours, api=lambda: wrong))
+
+    report = workers.run_batch(2026, range(50), shrink=False)
+    found = search.smallest(2026, report.found[0].index)
+    assert "s.once_differentiable" in found.text
+    assert found.text.count("def step") == 1  # a call, and the derivative of its derivative
+    assert found.text.count("(s.Function)") == 1
+
+
+def test_a_crash_is_a_difference_and_made_small(monkeypatch):
+    def crashes(program, phase):
+        phase("stock")
+        phase("ours")
+        if "mark_dirty" in set().union(*program.facilities()):
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    monkeypatch.setattr(search, "check", crashes)
+    index = next(i for i in range(100) if "mark_dirty" in set().union(*search.draw(3, i).facilities()))
+    found = search.smallest(3, index, search.check_apart)
+    assert found.difference == "the process ended with SIGSEGV while it ran on ours"
+    assert "mark_dirty" in found.text and found.text.count("def step") == 1
+
+
+def test_command_line(capsys):
+    assert main(["--seed", "4", "--programs", "3", "--workers", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 programs, 0 with a difference" in printed
+    assert main(["--seed", "4", "--only", "1"]) == 0
+    assert search.draw(4, 1).text("Program 1 of seed 4.") in capsys.readouterr().out

@@ -1,0 +1,143 @@
+"""The matrix of releases: what it finds, runs and prints. Nothing is installed here."""
+
+import json
+import platform
+import sys
+
+import pytest
+from rich.console import Console
+
+from tools.matrix import __main__ as cli
+from tools.matrix import cell as cells
+from tools.matrix.cell import Cell, Run
+from tools.matrix.interpreters import find_interpreter, version_of
+from tools.matrix.report import to_table
+
+# Stands for the environment's interpreter: import, tests and benchmark each have their output.
+PYTHON = """#!/bin/sh
+case "$*" in
+  *-c*) echo 2.13.0+fake 3.11.7 ;;
+  *pytest*) {tests} ;;
+  *tools.bench*) cat bench.json ;;
+esac
+"""
+REPORT = '<testsuites><testsuite tests="7" failures="1" errors="1" skipped="2" time="3.5"/></testsuites>'
+ROWS = [{"name": "identity", "ratio": 0.25, "met": True}, {"name": "saved", "ratio": 0.5, "met": False}]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout whose `make build` makes a stand-in for an environment; returns what makes the stand-in."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "bench.json").write_text(json.dumps({"rows": ROWS}))
+    (root / "tests.txt").write_text(REPORT)
+    (root / "Makefile").write_text(
+        "build:\n\tmkdir -p .venv/bin\n\tcp python.sh .venv/bin/python\n\tchmod +x .venv/bin/python\n"
+        "\techo PYTHON is $(PYTHON), TORCH is $(TORCH)\n"
+    )
+    monkeypatch.setattr(cells, "ROOT", root)
+
+    def make(tests="cp tests.txt tests.xml; exit 1"):
+        (root / "python.sh").write_text(PYTHON.format(tests=tests))
+
+    make()
+    return make
+
+
+def run(tmp_path, **options):
+    cell = Cell("2.13.0", "3.11")
+    runs = Run(cell, tmp_path, workers=1, **options)
+    runs.run()
+    return cell, runs
+
+
+@pytest.fixture(autouse=True)
+def any_interpreter(request, monkeypatch):
+    if "checkout" in request.fixturenames:
+        monkeypatch.setattr(cells, "find_interpreter", lambda version: sys.executable)
+
+
+def test_a_cell(checkout, tmp_path):
+    cell, runs = run(tmp_path)
+    assert cell.versions == ("2.13.0+fake", "3.11.7")
+    assert (cell.passed, cell.failed, cell.skipped) == (3, 2, 2)
+    assert (cell.ratios, cell.missed) == ({"identity": 0.25, "saved": 0.5}, {"saved"})
+    assert not cell.good and not cell.failure
+    assert f"PYTHON is {sys.executable}, TORCH is 2.13.0" in runs.log.read_text()
+    assert not runs.checkout.exists()
+
+
+def test_without_the_benchmark(checkout, tmp_path):
+    cell, _ = run(tmp_path, bench=None)
+    assert cell.tested is not None and not cell.ratios
+
+
+def test_a_step_that_fails(checkout, tmp_path):
+    checkout(tests="echo no tests here; exit 4")
+    cell, runs = run(tmp_path)
+    assert cell.failure == f"tests failed, see {runs.log}"
+    assert cell.built is not None and cell.tested is None and not cell.good
+    assert "no tests here" in runs.log.read_text()
+
+
+def test_the_copy_can_be_kept(checkout, tmp_path):
+    runs = Run(Cell("2.13.0", "3.11"), tmp_path, workers=1)
+    runs.run(keep=True)
+    assert (runs.checkout / "tests.xml").exists()
+
+
+def test_no_interpreter(tmp_path):
+    cell = Cell("2.13.0", "3.99")
+    Run(cell, tmp_path, workers=1).run()
+    assert cell.failure == "no such interpreter" and not cell.good
+
+
+def test_the_running_interpreter_is_found():
+    assert version_of(find_interpreter(platform.python_version())) == sys.version_info[:3]
+    assert find_interpreter("3.99") is None
+
+
+def test_the_newest_of_pyenv_is_found(tmp_path, monkeypatch):
+    for version in ("3.98.2", "3.98.10", "3.98.9"):
+        path = tmp_path / "versions" / version / "bin" / "python"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\necho {version}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    assert find_interpreter("3.98") == str(tmp_path / "versions" / "3.98.10" / "bin" / "python")
+    assert find_interpreter("3.98.9") == str(tmp_path / "versions" / "3.98.9" / "bin" / "python")
+
+
+def test_interpreters_that_do_not_run(tmp_path):
+    assert version_of(str(tmp_path / "none")) is None
+    assert version_of("false") is None
+
+
+def test_table():
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    good = Cell("2.13.0", "3.11", versions=("2.13.0+cpu", "3.11.7"), built=50.4, tested=600, passed=2400)
+    good.ratios = {"identity": 0.3}
+    console.print(to_table([good, Cell("2.15.0", "3.13", failure="no such interpreter")]))
+    lines = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
+    assert ["2.13.0+cpu", "3.11.7", "50", "2400", "0", "0", "600", "0.30"] in lines
+    assert ["2.15.0", "3.13", "no", "such", "interpreter"] in lines
+
+
+@pytest.mark.parametrize("failed, status", [(0, 0), (1, 1)])
+def test_the_command(monkeypatch, capsys, tmp_path, failed, status):
+    def fill(self, keep):
+        self.cell.passed, self.cell.failed = 5, failed
+
+    monkeypatch.setattr(Run, "run", fill)
+    arguments = ["--torch", "2.13.0", "2.15.0", "--python", "3.11", "--folder", str(tmp_path), "--no-bench"]
+    assert cli.main(arguments) == status
+    output = capsys.readouterr().out
+    assert f"torch 2.15.0 on Python 3.11 ...\n  5 passed, {failed} failed" in output
+
+
+def test_its_options():
+    options = cli.parse_options(["--pytest=-k 'a or b'", "--bench=--quick"])
+    assert options.pytest == ["-k", "a or b"] and options.bench == ["--quick"]
+    assert options.python == ["3.10", "3.11", "3.12", "3.13"]
+    assert cli.parse_options(["--no-bench"]).bench is None

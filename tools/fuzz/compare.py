@@ -1,0 +1,148 @@
+"""Runs the text of a program on both implementations and compares."""
+
+import difflib
+import gc
+import importlib
+import linecache
+import re
+import sys
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from harness import VARIANTS
+from harness.scenario import transcript
+
+from . import TESTS
+
+# The harness shows the lines of tracebacks that are in scenarios' files.
+FILE = str(TESTS / "parity" / "fuzzed_program.py")
+MODULE = "fuzzed_program"
+CPU = torch.device("cpu")
+
+# torch imports these on first use.
+_LATE = ("torch._decomp.decompositions_for_jvp", "torch._dynamo", "torch._higher_order_ops")
+
+
+class Difference(AssertionError):
+    """The two transcripts differ; the text is their difference."""
+
+
+@dataclass
+class Run:
+    """What is known of a program's run: each step's outcome on stock."""
+
+    outcomes: list = field(default_factory=list)
+    stock_leaks: bool = False
+
+
+def prepare():
+    """Once in a process: what torch loads on first use must not show in a program's first run."""
+    torch.set_num_threads(1)
+    for name in _LATE:
+        importlib.import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autograd.forward_ad.dual_level():
+            torch.autograd.forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+    # Nodes of other threads are told by their low numbers.
+    x = torch.zeros(1, requires_grad=True)
+    for _ in range(1000):
+        x + 1
+    freeze()
+
+
+def freeze():
+    """Keep what is alive now out of the many collections to come."""
+    gc.collect()
+    gc.freeze()
+
+
+def load(text):
+    """The function ``program`` of a program's text."""
+    # What anomaly mode prints has the lines.
+    linecache.cache[FILE] = len(text), None, text.splitlines(keepends=True), FILE
+    namespace = {"__name__": MODULE, "__file__": FILE}
+    exec(compile(text, FILE, "exec"), namespace)
+    return namespace["program"]
+
+
+def compare(text, variant, phase=lambda name: None):
+    """Run a program's text on stock and on a variant.
+
+    Args:
+        text: the program.
+        variant: the name of the other implementation.
+        phase: told the name of the implementation before it runs, for those who look for crashes.
+
+    Raises:
+        Difference: they differ.
+    """
+    program = load(text)
+    gc.freeze()  # so that collections see what this program makes, and nothing else
+    run = Run()
+
+    def body(s):
+        program(s)
+        run.outcomes = s.outcomes
+
+    body.__module__ = MODULE
+    body.__code__ = body.__code__.replace(co_filename=FILE)
+    phase("stock")
+    expected = transcript(body, VARIANTS["stock"], CPU)
+    outcomes = run.outcomes
+    phase(variant)
+    actual = transcript(body, VARIANTS[variant], CPU)
+    run.outcomes = outcomes
+    expected, actual = _placeless(expected), _placeless(actual)
+    if actual != expected:
+        expected, expected_alive = _apart(expected)
+        actual, alive = _apart(actual)
+        run.stock_leaks = actual == expected and not (alive - expected_alive)
+        if not run.stock_leaks:
+            lines = difflib.unified_diff(
+                [*expected, f"alive: {dict(expected_alive)}"],
+                [*actual, f"alive: {dict(alive)}"],
+                "stock",
+                variant,
+                n=4,
+                lineterm="",
+            )
+            raise Difference("\n".join(lines))
+    return run
+
+
+# A warning from libtorch is put down to the innermost Python frame. That is torch's apply on stock, which torch_ext
+# does not have, as documented. The second form is that of anomaly mode.
+_FROM_LIBTORCH = re.compile(
+    r"^(?:warning at (?:library|line \d+)(?=: .*\(Triggered internally at )"
+    r"|UserWarning at (?:library|line \d+)(?=: 'ctx.mark_dirty\(\) received))",
+    re.S,
+)
+
+
+def _placeless(lines):
+    return [_FROM_LIBTORCH.sub("warning", line) for line in lines]
+
+
+def _apart(lines):
+    """A transcript without its end, and what that says to be alive."""
+    start = lines.index("alive at the end:")
+    alive = Counter()
+    for line in lines[start + 2 :]:
+        name, number = line.strip().rsplit(": ", 1)
+        alive[name] = int(number)
+    return lines[:start], alive
+
+
+def main(path, variant):
+    """Run the program in a file, and print the difference."""
+    prepare()
+    try:
+        run = compare(Path(path).read_text(), variant)
+    except Difference as difference:
+        print(difference)
+        sys.exit(1)
+    print(f"the same on stock and on {variant}; steps: {', '.join(run.outcomes)}")

@@ -1,0 +1,216 @@
+"""A program as data, and as the text of a file that can be run."""
+
+from dataclasses import dataclass
+from textwrap import dedent, indent
+
+from .choices import Piece
+
+PARAMETERS = ("a", "b", "c")
+
+_FILE = '''\
+"""{title}
+
+Run it from the checkout: PYTHONPATH=. python <this file>
+"""
+
+import torch
+from tools.fuzz.toolbox import *
+
+VARIANT = "{variant}"
+
+
+def program(s):
+{body}
+
+if __name__ == "__main__":
+    from tools.fuzz.compare import main
+
+    main(__file__, VARIANT)
+'''
+
+_FUNCTION = '''\
+class {name}({base}):
+{classwide}
+    @staticmethod
+{decorators}
+    def forward({parameters}):
+{forward}
+        return {returned}
+
+{setup}{backward}{jvp}'''
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way back or forth: ``backward`` or ``jvp``."""
+
+    name: Piece  # its method's name
+    decorator: Piece
+    lines: tuple[Piece, ...]
+    returned: Piece
+
+    @property
+    def pieces(self):
+        return (self.name, self.decorator, *self.lines, self.returned)
+
+    def text(self, names):
+        if not self.name.code:
+            return ""
+        lines = [
+            "@staticmethod\n",
+            f"{self.decorator.code}\n",
+            f"def {self.name.code}(ctx, *grads):\n",
+            "    total = mix(grads)\n",
+            *(indent(line.filled(names), "    ") + "\n" for line in self.lines),
+            f"    return {self.returned.filled(names)}\n",
+        ]
+        return "\n" + indent(dedent("".join(lines)), "    ")
+
+
+@dataclass(frozen=True)
+class Function:
+    """A custom Function."""
+
+    base: Piece
+    inputs: int
+    signature: Piece
+    separate: bool
+    classwide: tuple[Piece, ...]
+    decorator: Piece
+    y: Piece
+    z: Piece
+    lines: tuple[Piece, ...]  # of forward
+    context: tuple[Piece, ...]  # of setup_context, or of forward too
+    returned: Piece
+    backward: Rule
+    jvp: Rule
+
+    @property
+    def pieces(self):
+        return (
+            *(self.base, self.signature, *self.classwide, self.decorator, self.y, self.z, *self.lines),
+            *(*self.context, self.returned, *self.backward.pieces, *self.jvp.pieces),
+        )
+
+    def facilities(self):
+        style = "setup_context" if self.separate else "forward(ctx)"
+        return {style} | {piece.facility for piece in self.pieces if piece.facility}
+
+    def text(self, number, captured):
+        name = f"F{number}"
+        parameters = PARAMETERS[: self.inputs]
+        names = {
+            "p": parameters,
+            "n": (*parameters, "y", "z"),
+            "o": ("y", "z"),
+            "name": (name,),
+            "earlier": [f"F{i}.apply" for i in range(number)] or ["torch.neg"],
+            "v": captured,
+        }
+        signature = ", ".join((*parameters, *filter(None, [self.signature.code])))
+        forward = [f"y = {self.y.filled(names)}", f"z = {self.z.filled(names)}"]
+        forward += [line.filled(names) for line in self.lines]
+        context = [f"ctx.shapes, ctx.out_shapes = shapes({_star(parameters, self.signature)}), shapes(y, z)"]
+        context += [line.filled(names) for line in self.context]
+        setup = ""
+        if self.separate:
+            unpack = [f"{', '.join(parameters)}, *rest = inputs", "y, z = pick(output), pick(output, 1)"]
+            context[0] = "ctx.shapes, ctx.out_shapes = shapes(*inputs), shapes(y, z)"
+            setup = f"    @staticmethod\n    def setup_context(ctx, inputs, output):\n{_block(unpack + context, 8)}\n"
+        else:
+            signature = f"ctx, {signature}"
+            forward += context
+        text = _FUNCTION.format(
+            name=name,
+            base=self.base.filled(names | {"earlier": [f"F{i}" for i in range(number)] or ["s.Function"]}),
+            classwide=_block([piece.filled(names) for piece in self.classwide], 4),
+            decorators=_block([self.decorator.code], 4),
+            parameters=signature,
+            forward=_block(forward, 8),
+            returned=self.returned.filled(names),
+            setup=setup,
+            backward=self.backward.text(names),
+            jvp=self.jvp.text(names),
+        )
+        return "\n".join(line for line in text.splitlines() if line.strip())
+
+
+def _star(parameters, signature):
+    given = list(parameters)
+    if "scale" in signature.code:
+        given.append("scale")
+    if "rest" in signature.code:
+        given.append("*rest")
+    return ", ".join(given)
+
+
+def _block(lines, width):
+    return indent("\n".join(line for line in lines if line), " " * width)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that a program does, under context managers."""
+
+    contexts: tuple[Piece, ...]
+    action: Piece
+    function: int
+    arguments: tuple[Piece, ...]
+
+    def facilities(self, functions):
+        found = {piece.facility for piece in (*self.contexts, self.action) if piece.facility}
+        if any(field in self.action.code for field in ("{call}", "{function}")):
+            found |= functions[self.function % len(functions)].facilities()
+            found |= {piece.facility for piece in self.arguments if piece.facility}
+        return found
+
+    def text(self, number, functions, tensors):
+        index = self.function % len(functions)
+        function = functions[index]
+        leaves = [t for t in tensors if t.startswith("x")]
+        names = {
+            "x": tensors[::-1],
+            "leaf": leaves,
+            "leaves": [f"[{', '.join(leaves)}]"],
+            "function": [f"F{index}.apply"],
+        }
+        given = [argument.filled(names) for argument in self.arguments]
+        inputs = given[: function.inputs]
+        extra = [] if "scale" not in function.signature.code and "rest" not in function.signature.code else given[3:]
+        names |= {"inputs": [", ".join(inputs)], "call": [f"F{index}.apply({', '.join(inputs + extra)})"]}
+        lines = [piece.filled(names) for piece in self.contexts]
+        body = indent(self.action.filled(names), "    " * len(lines))
+        lines = [indent(line, "    " * i) for i, line in enumerate(lines)] + [body]
+        name = f"step{number}"
+        label = f"{number} {self.action.facility}"
+        return f"def {name}():\n{_block(lines, 4)}\n\nv{number} = attempt(s, {label!r}, {name})\n"
+
+
+@dataclass(frozen=True)
+class Program:
+    """Inputs, Functions over them, and what is done with them."""
+
+    installed: bool
+    inputs: tuple[Piece, ...]
+    functions: tuple[Function, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def variant(self):
+        return "installed" if self.installed else "ours"
+
+    def facilities(self):
+        """Those of each step, by its number; the inputs' are every step's."""
+        inputs = {piece.facility for piece in self.inputs if piece.facility}
+        return [inputs | step.facilities(self.functions) for step in self.steps]
+
+    def text(self, title="A program."):
+        tensors = [f"x{i}" for i in range(len(self.inputs))]
+        parts = [f"x{i} = {piece.code}\n" for i, piece in enumerate(self.inputs)]
+        parts += [function.text(i, tensors) + "\n\n" for i, function in enumerate(self.functions)]
+        for i, step in enumerate(self.steps):
+            parts.append(step.text(i, self.functions, tensors))
+            tensors.append(f"pick(v{i})")
+        parts.append(f"finish(s, {', '.join(tensors[: len(self.inputs)])})\n")
+        body = indent("\n".join(part for part in parts), "    ")
+        return _FILE.format(title=title, variant=self.variant, body=body)

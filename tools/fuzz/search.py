@@ -1,0 +1,130 @@
+"""Programs by their number, and the smallest one with a difference."""
+
+import contextlib
+import faulthandler
+import os
+import random
+import signal
+import time
+import traceback
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.database import InMemoryExampleDatabase
+
+from .compare import Difference, compare
+from .steps import programs
+
+_BYTES = 4000  # of random data: more than a program takes
+
+
+@dataclass(frozen=True)
+class Found:
+    """A program on which torch_ext differs from stock.
+
+    Attributes:
+        index: the number of the program that was found.
+        text: the smallest such program, as a file's text.
+        difference: the difference of its transcripts, or how it ended the process.
+    """
+
+    index: int
+    text: str
+    difference: str
+
+
+def draw(seed, index):
+    """The program of that number."""
+    _drawn.clear()
+    _draw.hypothesis.fuzz_one_input(_bytes(seed, index))
+    return _drawn.pop()
+
+
+def check(program, phase=lambda name: None):
+    """Run a program on stock and on its variant; returns what is known of the run, or raises Difference."""
+    return compare(program.text(), program.variant, phase)
+
+
+def check_apart(program):
+    """The same in a process of its own, so that a crash is a difference like others. Returns nothing."""
+    phases, to_phases = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _end_as(program, to_phases)
+    os.close(to_phases)
+    with open(phases) as stream:
+        last = stream.read().split()[-1:]
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and last != ["stock"]:
+        raise Difference(f"the process ended with {signal.Signals(os.WTERMSIG(status)).name} while it ran on {last[0]}")
+
+
+def _end_as(program, to_phases):
+    """In the child: run, say how far it came, and be gone."""
+    faulthandler.disable()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    try:
+        check(program, lambda name: os.write(to_phases, f"{name}\n".encode()))
+    finally:
+        os._exit(0)
+
+
+def smallest(seed, index, check=check, seconds=60):
+    """The smallest program found in so many seconds that fails as this one does, and how; None where it does not."""
+    database = InMemoryExampleDatabase()
+    failed = []
+    end = time.monotonic() + seconds
+
+    def fails(program):
+        if time.monotonic() > end:
+            return  # nothing smaller is found any more, which ends the search
+        try:
+            check(program)
+        except Exception as error:
+            failed.append((program, describe(error)))
+        # Always the same exception from the same place, which for hypothesis is the same failure; and not from
+        # within the handler, where the next program's exceptions would get this one as their context.
+        if failed and failed[-1][0] is program:
+            raise Difference("found")
+
+    test = _test(fails, database, [Phase.reuse, Phase.shrink])
+    with contextlib.suppress(Exception):
+        test.hypothesis.fuzz_one_input(_bytes(seed, index))
+    if not failed:
+        return None
+    with contextlib.suppress(Exception):
+        test()  # begins with what the database has
+    program, difference = min(failed, key=lambda failure: len(failure[0].text()))
+    title = f"The smallest program that differs as program {index} of seed {seed} does."
+    return Found(index, program.text(title), difference)
+
+
+def describe(error):
+    """The difference; or, for any other exception, which is an error of the fuzzer's own, its traceback."""
+    return str(error) if isinstance(error, Difference) else "".join(traceback.format_exception(error))
+
+
+def _bytes(seed, index):
+    return random.Random(f"{seed}/{index}").randbytes(_BYTES)
+
+
+def _test(body, database=None, phases=()):
+    @settings(
+        database=database,
+        deadline=None,
+        phases=phases,
+        print_blob=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(programs())
+    def test(program):
+        body(program)
+
+    return test
+
+
+_drawn = []
+_draw = _test(_drawn.append)

@@ -1,0 +1,212 @@
+"""Processes that run programs by their numbers, and may crash or hang."""
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+
+from .search import Found, check, check_apart, describe, draw, smallest
+
+_BATCH = 100  # numbers a worker takes at a time
+_PHASES = ("stock", "ours", "installed", "shrinking")
+_MOST_SHRUNK = 5  # by one worker: the next ones are shown as they are
+_spawn = multiprocessing.get_context("spawn")
+
+
+@dataclass
+class Report:
+    """What came out of some numbers.
+
+    Attributes:
+        programs: how many ran.
+        facilities: by facility, how often each outcome was that of a step that uses it.
+        used: by facility, how many programs use it.
+        found: differences.
+        stock_crashes: numbers of programs that stock torch did not survive.
+        stock_leaks: how many programs left less alive on torch_ext than on stock.
+    """
+
+    programs: int = 0
+    used: Counter = field(default_factory=Counter)
+    facilities: dict[str, Counter] = field(default_factory=dict)
+    found: list[Found] = field(default_factory=list)
+    stock_crashes: list[int] = field(default_factory=list)
+    stock_leaks: int = 0
+
+    def add(self, program, run):
+        self.programs += 1
+        self.stock_leaks += run.stock_leaks
+        steps = program.facilities()
+        self.used.update(set().union(*steps))
+        for facilities, outcome in zip(steps, run.outcomes, strict=True):
+            for facility in facilities:
+                self.facilities.setdefault(facility, Counter())[outcome] += 1
+
+    def merge(self, other):
+        self.programs += other.programs
+        self.stock_leaks += other.stock_leaks
+        self.used.update(other.used)
+        self.found += other.found
+        self.stock_crashes += other.stock_crashes
+        for facility, outcomes in other.facilities.items():
+            self.facilities.setdefault(facility, Counter()).update(outcomes)
+
+
+def run_batch(seed, indices, doing=lambda index, phase: None, shrink=True):
+    """A Report on the programs of these numbers."""
+    report = Report()
+    for index in indices:
+        doing(index, "stock")
+        program = draw(seed, index)
+        difference = None
+        try:
+            report.add(program, check(program, lambda phase, index=index: doing(index, phase)))
+        except Exception as error:
+            difference = describe(error)
+        # Not in the handler, where the exceptions of programs would get its exception as their context.
+        if difference is not None:
+            report.programs += 1
+            doing(index, "shrinking")
+            found = smallest(seed, index) if shrink and len(report.found) < _MOST_SHRUNK else None
+            report.found.append(found or Found(index, program.text(f"Program {index} of seed {seed}."), difference))
+    return report
+
+
+class _Worker:
+    """A process, what it is doing, and since when."""
+
+    def __init__(self, seed):
+        self.seed = seed
+        self.doing = _spawn.Array("q", [-1, 0], lock=False)
+        self.connection, theirs = _spawn.Pipe()
+        self.process = _spawn.Process(target=_serve, args=(seed, self.doing, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.batch = range(0)
+        self.index = -1
+        self.since = time.monotonic()
+
+    def take(self, batch):
+        self.batch = batch
+        self.connection.send(batch)
+
+    def hangs(self, patience):
+        """Whether it has been at one program for so many seconds."""
+        now = time.monotonic()
+        if self.doing[0] != self.index:
+            self.index, self.since = self.doing[0], now
+        return now - self.since > patience
+
+    def end(self):
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _serve(seed, doing, connection):
+    """In the worker: a report for each batch."""
+    from .compare import freeze, prepare
+
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare()
+
+    def note(index, phase):
+        doing[0], doing[1] = index, _PHASES.index(phase)
+
+    with contextlib.suppress(EOFError):
+        while True:
+            batch = connection.recv()
+            connection.send(run_batch(seed, batch, note))
+            freeze()
+
+
+def _crashed(seed, index, phase, how):
+    """The program that ended a worker."""
+    if phase == "stock":
+        return Report(programs=1, stock_crashes=[index])
+    text = draw(seed, index).text(f"Program {index} of seed {seed}.")
+    if phase == "shrinking":
+        return Report(programs=1, found=[Found(index, text, f"differs; as it was made smaller {how}")])
+    return Report(programs=1, found=[Found(index, text, f"{how} while it ran on {phase}")])
+
+
+def run(seed, indices, workers, patience=300, news=lambda report: None, batch=_BATCH):
+    """Run the programs of these numbers in worker processes; returns a Report.
+
+    Args:
+        seed: with a number, it makes a program.
+        indices: the numbers, a range.
+        workers: how many processes.
+        patience: seconds for one program and its shrinking, after which it counts as hanging.
+        news: called with the Report on each part of the programs, as it comes.
+    """
+    report = Report()
+    batches = [indices[i : i + batch] for i in range(0, len(indices), batch)][::-1]
+    busy = {}
+
+    def give(worker):
+        if batches:
+            worker.take(batches.pop())
+            busy[worker.connection] = worker
+        else:
+            worker.end()
+
+    def add(part):
+        report.merge(part)
+        news(part)
+
+    def bury(worker, how):
+        """Put down what became of the program, and leave the rest of its batch, less that program, to others."""
+        index, phase = worker.doing[0], _PHASES[worker.doing[1]]
+        del busy[worker.connection]
+        worker.end()
+        # What ran before in this batch runs again: its report is lost.
+        at = worker.batch.index(index) if index in worker.batch else 0
+        before, after = worker.batch[:at], worker.batch[at + 1 :]
+        batches.extend(part for part in (after, before) if len(part))
+        add(_crashed(seed, index, phase, how))
+        give(_Worker(seed))
+
+    try:
+        for _ in range(min(workers, len(batches))):
+            give(_Worker(seed))
+        while busy:
+            for connection in wait(list(busy), timeout=1):
+                worker = busy[connection]
+                try:
+                    part = connection.recv()
+                except EOFError:
+                    worker.process.join()
+                    bury(worker, f"the process ended with {_name(worker.process.exitcode)}")
+                    continue
+                del busy[connection]
+                add(part)
+                give(worker)
+            for worker in [worker for worker in busy.values() if worker.hangs(patience)]:
+                bury(worker, f"no end after {patience} s")
+    finally:
+        for worker in busy.values():
+            worker.end()
+    return report
+
+
+def _name(exitcode):
+    return signal.Signals(-exitcode).name if exitcode < 0 else f"exit code {exitcode}"
+
+
+def shrink_crash(seed, found):
+    """The smallest program that crashes as that one does, or that one."""
+    from .compare import prepare
+
+    prepare()
+    return smallest(seed, found.index, check_apart) or found
+
+
+def default_workers():
+    return max(1, len(os.sched_getaffinity(0)))

@@ -1,0 +1,131 @@
+"""One cell of the matrix: a release of torch on a release of Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from .interpreters import find_interpreter
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", "_C.*.so", "_C.*.json")
+
+
+@dataclass
+class Cell:
+    """What was asked for, and what came of it.
+
+    Attributes:
+        torch, python: the releases asked for.
+        failure: the step that went wrong and where its output is, as text; empty where none did.
+        versions: the whole versions of torch and Python that ran.
+        built, tested: the seconds that building and testing took, None where that didn't end.
+        passed, failed, skipped: how many tests.
+        ratios: measured to reference by row of the benchmark; ``missed`` has the rows that miss their goal.
+    """
+
+    torch: str
+    python: str
+    failure: str = ""
+    versions: tuple[str, str] = ("", "")
+    built: float | None = None
+    tested: float | None = None
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    ratios: dict[str, float] = field(default_factory=dict)
+    missed: set[str] = field(default_factory=set)
+
+    @property
+    def good(self):
+        return not self.failure and not self.failed
+
+
+class StepFailed(Exception):
+    """A command of a step ended with an error."""
+
+
+class Run:
+    """Fills a cell, in a copy of the checkout with an environment of its own.
+
+    Arguments:
+        cell: to be filled.
+        folder: where the copy and the log go.
+        workers: processes for the tests.
+        pytest, bench: further arguments for either; ``bench`` None leaves the benchmark out.
+    """
+
+    def __init__(self, cell, folder, workers, pytest=(), bench=()):
+        self.cell = cell
+        self.checkout = Path(folder) / f"torch{cell.torch}-python{cell.python}"
+        self.log = self.checkout.with_suffix(self.checkout.suffix + ".log")
+        self.workers = workers
+        self.pytest = pytest
+        self.bench = bench
+
+    def run(self, keep=False):
+        """Takes all steps, up to the first that fails; removes the copy unless ``keep``."""
+        interpreter = find_interpreter(self.cell.python)
+        if interpreter is None:
+            self.cell.failure = "no such interpreter"
+            return
+        try:
+            self.build(interpreter)
+            self.test()
+            if self.bench is not None:
+                self.measure()
+        except StepFailed as failure:
+            self.cell.failure = str(failure)
+        finally:
+            if not keep:
+                shutil.rmtree(self.checkout, ignore_errors=True)
+
+    @property
+    def environment_python(self):
+        return str(self.checkout / ".venv" / "bin" / "python")
+
+    def build(self, interpreter):
+        shutil.rmtree(self.checkout, ignore_errors=True)
+        shutil.copytree(ROOT, self.checkout, ignore=NOT_COPIED)
+        self.log.write_text("")
+        start = time.monotonic()
+        self.command("build", "make", "build", f"PYTHON={interpreter}", f"TORCH={self.cell.torch}", "VENV=.venv")
+        self.cell.built = time.monotonic() - start
+        code = "import platform, torch; print(torch.__version__, platform.python_version())"
+        self.cell.versions = tuple(self.command("import", self.environment_python, "-c", code).split())
+
+    def test(self):
+        report = self.checkout / "tests.xml"
+        start = time.monotonic()
+        arguments = ["-q", "-n", str(self.workers), f"--junitxml={report}", *self.pytest]
+        # Whether tests failed is in the report; without one, pytest itself did.
+        self.command("tests", self.environment_python, "-m", "pytest", *arguments, made=report)
+        self.cell.tested = time.monotonic() - start
+        for suite in ElementTree.parse(report).getroot().iter("testsuite"):
+            count = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
+            self.cell.failed += count["failures"] + count["errors"]
+            self.cell.skipped += count["skipped"]
+            self.cell.passed += count["tests"] - count["failures"] - count["errors"] - count["skipped"]
+
+    def measure(self):
+        output = self.command("benchmark", self.environment_python, "-m", "tools.bench", "--json", *self.bench)
+        rows = json.loads(output)["rows"]
+        self.cell.ratios = {row["name"]: row["ratio"] for row in rows}
+        self.cell.missed = {row["name"] for row in rows if row["met"] is False}
+
+    def command(self, step, *command, made=None):
+        """Runs a command of ``step`` in the copy and returns its output, which the log gets too.
+
+        It has to succeed, or to have made the file ``made``.
+        """
+        process = subprocess.run(command, cwd=self.checkout, capture_output=True, text=True)
+        with self.log.open("a") as log:
+            log.write(f"$ {' '.join(command)}\n{process.stdout}{process.stderr}\n")
+        if process.returncode != 0 and not (made is not None and made.exists()):
+            raise StepFailed(f"{step} failed, see {self.log}")
+        return process.stdout
