@@ -39,7 +39,9 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
-        metafunc.parametrize("variant", metafunc.config.getoption("variant") or VARIANTS)
+        variants = metafunc.config.getoption("variant") or VARIANTS
+        not_for = getattr(metafunc.function, "not_for", ())
+        metafunc.parametrize("variant", [variant for variant in variants if variant not in not_for])
 
 
 def _load_what_torch_loads_on_first_use():

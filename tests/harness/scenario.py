@@ -24,6 +24,7 @@ class Scenario:
         Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable, detect_anomaly,
             set_detect_anomaly: of the implementation under test.
         device: where tensors are made.
+        is_oracle: whether the scenario has to hold here: stock torch runs it, and has what it is about.
         lines: the transcript so far.
         overlooked: names of types whose instances may be alive at the end.
     """
@@ -39,7 +40,8 @@ class Scenario:
         self.device = device
         self.lines = []
         self.overlooked = set()
-        self._is_oracle = is_oracle
+        self._kept = []
+        self.is_oracle = is_oracle
         self._describe = Describer()
         self._generator = torch.Generator().manual_seed(0)
 
@@ -51,6 +53,14 @@ class Scenario:
         """A leaf with normally distributed values, the same in every run and on every device."""
         values = torch.randn(*shape, dtype=dtype, generator=self._generator)
         return values.to(self.device).requires_grad_(requires_grad)
+
+    def keep(self, output):
+        """Return ``output``, kept alive to the end of the scenario: before torch 2.13 its node dies with it."""
+        self._kept.append(output)
+        return output
+
+    def drop_kept(self):
+        self._kept.clear()
 
     def record(self, label, *values):
         """Write down all that can be seen of ``values`` now; call it from hooks to record their order."""
@@ -78,7 +88,7 @@ class Scenario:
         except BaseException as error:
             self.record(f"{label} raised", error)
             return
-        assert not self._is_oracle, f"{label}: stock torch raises nothing"
+        assert not self.is_oracle, f"{label}: stock torch raises nothing"
         self.record(f"{label} returned", result)
 
     def differentiate(self, label, function, *inputs):
@@ -170,10 +180,11 @@ def transcript(body, variant, device):
     before = _live(body)
     with variant.active():
         s = Scenario(variant.api(), device, is_oracle=variant is STOCK)
-        s.file = pathlib.Path(inspect.getfile(body))
+        s.file = pathlib.Path(inspect.getfile(inspect.unwrap(body)))
         torch.manual_seed(0)
         with _reports(s):
             body(s)
+            s.drop_kept()
             left = _live(body) - before
         s.record("alive at the end", {name: left[name] for name in sorted(left.keys() - s.overlooked)})
     return s.lines
@@ -207,13 +218,15 @@ def torch_is_since(release):
 def scenario(body=None, *, since=None):
     """Make a pytest test of ``body``, a function of a :class:`Scenario`, for each variant.
 
-    ``since`` names the release of torch that first has what the scenario shows; on older ones there is no
-    test, and None is returned.
+    ``since`` names the release of torch that first has what the scenario shows. On an older one torch_ext.Function
+    may have it all the same, so only ``installed`` is compared: stock Functions don't change, up to the exception
+    that may end the body.
     """
     if body is None:
         return functools.partial(scenario, since=since)
-    if since is not None and not torch_is_since(since):
-        return None
+    lacking = since is not None and not torch_is_since(since)
+    if lacking:
+        body = recording_its_end(body)
 
     def test(variant, device, repeat):
         __tracebackhide__ = True
@@ -229,4 +242,16 @@ def scenario(body=None, *, since=None):
     test.__test__ = True  # collected whatever its name
     test.place_as = body  # reported at the scenario's line
     test.body = body
+    test.not_for = {"ours"} if lacking else frozenset()
     return test
+
+
+def recording_its_end(body):
+    """``body``, whose exception is written to the transcript."""
+
+    @functools.wraps(body)
+    def recorded(s):
+        s.is_oracle = False
+        s.outcome("the scenario", body, s)
+
+    return recorded

@@ -21,10 +21,10 @@ def make_nodes(s):
     """A node of torch and one of a Function, made in anomaly mode."""
     x = s.randn(2, requires_grad=True)
     with s.set_detect_anomaly(True):
-        return {"torch": (x * 2).grad_fn, "function": make_square(s.Function).apply(x).grad_fn}
+        return {"torch": (x * 2).grad_fn, "function": s.keep(make_square(s.Function).apply(x)).grad_fn}
 
 
-@scenario(since="2.13")
+@scenario
 def keys_and_text(s):
     for name, node in make_nodes(s).items():
         s.record(name, sorted(node.metadata), stack_of(node))
@@ -40,7 +40,7 @@ def every_node_of_a_model(s):
             nodes += [following for following, _ in node.next_functions if following is not None]
 
 
-@scenario(since="2.13")
+@scenario
 def reads_as_a_list(s):
     for name, node in make_nodes(s).items():
         trace = node.metadata["traceback_"]
@@ -84,7 +84,7 @@ def reads_as_a_list(s):
         s.raises("with a string", lambda: trace["0"])
 
 
-@scenario(since="2.13")
+@scenario
 def first_read(s):
     """Each on a trace that nobody has read: what is made on the first use has to be made on this one."""
     reads = {
@@ -119,7 +119,7 @@ def first_read(s):
             s.record(f"{label}, {name}", read(trace) == read(plain))
 
 
-@scenario(since="2.13")
+@scenario
 def copies_are_plain_lists(s):
     for node in make_nodes(s).values():
         trace = node.metadata["traceback_"]
@@ -128,7 +128,7 @@ def copies_are_plain_lists(s):
             s.record("copy", type(made), made == trace, made is trace)
 
 
-@scenario(since="2.13")
+@scenario
 def can_be_changed(s):
     for node in make_nodes(s).values():
         trace = node.metadata["traceback_"]
@@ -159,19 +159,20 @@ def changing_it_before_it_is_read(s):
         s.record(name, len(trace) - len(untouched), trace[-1] if trace[-1] == "end" else comparable(trace[-1]))
 
 
-@scenario(since="2.13")
+@scenario
 def metadata_is_the_users_to_write(s):
-    for node in (*make_nodes(s).values(), make_square(s.Function).apply(s.randn(2, requires_grad=True)).grad_fn):
+    output = make_square(s.Function).apply(s.randn(2, requires_grad=True))
+    for node in (*make_nodes(s).values(), output.grad_fn):
         node.metadata["note"] = [1]
         s.record("kept", sorted(node.metadata), node.metadata["note"], node.metadata is node.metadata)
         node.metadata.clear()
         s.record("cleared", node.metadata)
 
 
-@scenario(since="2.13")
+@scenario
 def nodes_made_outside(s):
     x = s.randn(2, requires_grad=True)
-    nodes = (x * 2).grad_fn, make_square(s.Function).apply(x).grad_fn
+    nodes = (x * 2).grad_fn, s.keep(make_square(s.Function).apply(x)).grad_fn
     with s.set_detect_anomaly(True):
         s.record("metadata", *(node.metadata for node in nodes))
 

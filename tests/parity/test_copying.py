@@ -109,7 +109,7 @@ def comparing_and_hashing(s):
     s.record("as keys", {a.grad_fn: 1}[a.grad_fn])
 
 
-@scenario(since="2.13")
+@scenario
 def text_of_outputs_and_nodes(s):
     x = s.randn(2, requires_grad=True)
     y = make_product(s.Function).apply(x, x)

@@ -28,7 +28,7 @@ def make_double(s, *, forward=lambda ctx: None, backward=lambda ctx: None):
 
 
 def node_of(s, **callbacks):
-    return make_double(s, **callbacks).apply(s.randn(2, requires_grad=True)).grad_fn
+    return s.keep(make_double(s, **callbacks).apply(s.randn(2, requires_grad=True))).grad_fn
 
 
 def run(node):
@@ -55,7 +55,7 @@ ALL = FLAGS + TUPLES + READ_ONLY + CLASS_ATTRIBUTES + STATE
 CANNOT_BE_DELETED = FLAGS + STATE
 
 
-@scenario(since="2.13")
+@scenario
 def ctx_itself(s):
     seen = []
 
@@ -136,7 +136,7 @@ def every_attribute_read_in_forward(s):
     node_of(s, forward=look)
 
 
-@scenario(since="2.13")
+@scenario
 def every_attribute_read_in_backward(s):
     def look(ctx):
         for name in ALL:
@@ -213,7 +213,7 @@ def read_only_attributes(s):
         s.raises(f"{name} = ()", setattr, node, name, ())
 
 
-@scenario(since="2.13")
+@scenario
 def metadata_is_a_dict(s):
     def look(ctx):
         s.record("in forward", ctx.metadata)
@@ -297,7 +297,7 @@ def needs_input_grad_assigned(s):
     s.outcome("deleted", lambda: node.needs_input_grad)
 
 
-@scenario(since="2.13")
+@scenario
 def attributes_of_any_kind(s):
     things = (1, "text", [1, 2], {"a": 1}, None, s.randn(2), lambda: 1, object)
 
@@ -332,7 +332,7 @@ def attribute_deleted_and_set_again(s):
     s.record("back", node.a, vars(node))
 
 
-@scenario(since="2.13")
+@scenario
 def attributes_survive_backward(s):
     def assign(ctx):
         ctx.a = 1

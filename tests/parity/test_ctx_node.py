@@ -34,9 +34,9 @@ def make_sum(s):
     return Sum
 
 
-@scenario(since="2.13")
+@scenario
 def name_of_the_node(s):
-    node = make_double(s).apply(s.randn(2, requires_grad=True)).grad_fn
+    node = s.keep(make_double(s).apply(s.randn(2, requires_grad=True))).grad_fn
     s.record("name", node.name(), repr(node), str(node))
     s.raises("with an argument", node.name, 1)
 
@@ -57,12 +57,12 @@ def name_follows_the_class(s):
         s.record(cls.__name__, cls.apply(x))
 
 
-@scenario(since="2.13")
+@scenario
 def backward_class_renamed(s):
     Double = make_double(s)
     x = s.randn(2, requires_grad=True)
     Double._backward_cls.__name__ = "BeforeUse"
-    s.record("before use", Double.apply(x).grad_fn.name())
+    s.record("before use", s.keep(Double.apply(x)).grad_fn.name())
 
 
 @scenario
@@ -119,7 +119,7 @@ def requires_grad_of_the_node(s):
     s.raises("assign", setattr, make_double(s).apply(x).grad_fn, "requires_grad", True)
 
 
-@scenario(since="2.13")
+@scenario
 def sequence_numbers(s):
     Double = make_double(s)
     x = s.randn(2, requires_grad=True)
@@ -130,13 +130,13 @@ def sequence_numbers(s):
         Double.apply(x)
     s.outcome("failing call", Double.apply, x, x)
     numbers.append((x * 2).grad_fn._sequence_nr())
-    numbers.append(Double.apply(x).grad_fn._sequence_nr())
+    numbers.append(s.keep(Double.apply(x)).grad_fn._sequence_nr())
     s.record("relative", [number - numbers[0] for number in numbers])
 
 
-@scenario(since="2.13")
+@scenario
 def sequence_number_set(s):
-    node = make_double(s).apply(s.randn(2, requires_grad=True)).grad_fn
+    node = s.keep(make_double(s).apply(s.randn(2, requires_grad=True))).grad_fn
     s.outcome("set", node._set_sequence_nr, 7)
     s.record("now", node._sequence_nr())
     s.raises("text", node._set_sequence_nr, "text")
@@ -186,7 +186,7 @@ def node_called_by_hand(s):
 
 @scenario(since="2.13")
 def methods_of_the_node_called_by_hand(s):
-    node = make_double(s, s.record).apply(s.randn(2, requires_grad=True)).grad_fn
+    node = s.keep(make_double(s, s.record).apply(s.randn(2, requires_grad=True))).grad_fn
     grad = torch.ones(2, device=s.device)
     s.outcome("apply_boxed", node.apply_boxed, grad)
     s.outcome("apply_jvp", node.apply_jvp, grad)
