@@ -8,6 +8,7 @@
 #include <function/grad_dtypes.cpp>
 #include <function/inputs.cpp>
 #include <function/jvp.cpp>
+#include <function/marks.cpp>
 #include <function/methods.cpp>
 #include <function/modes.cpp>
 #include <function/node.cpp>

@@ -7,6 +7,7 @@
 #include <function/state.h>
 #include <function/user_backward.h>
 #include <hooks/register.h>
+#include <python/method.h>
 #include <python/names.h>
 #include <python/ref.h>
 #include <tracer/bindings.h>
@@ -61,7 +62,7 @@ PyDoc_STRVAR(
 
 PyMethodDef methods[] = {
     {"call",
-     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(torch_ext::call)),
+     torch_ext::as_method(torch_ext::call),
      METH_FASTCALL | METH_KEYWORDS,
      call_doc},
     {"set_framed_apply", torch_ext::set_framed_apply, METH_VARARGS, framed_doc},

@@ -1,5 +1,6 @@
 #include <anomaly/reporting_engine.h>
 
+#include <python/method.h>
 #include <python/ref.h>
 
 #include <c10/util/SmallVector.h>
@@ -53,7 +54,7 @@ PyObject* run_backward(
 
 PyMethodDef engine_methods[] = {
     {"run_backward",
-     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_backward)),
+     torch_ext::as_method(run_backward),
      METH_FASTCALL | METH_KEYWORDS,
      nullptr},
     {nullptr, nullptr, 0, nullptr}};

@@ -105,9 +105,7 @@ void prepare_state(
   THPFunction& base = state.base;
   base.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
   state.boxed_grads_call() = record.boxed_grads_call;
-  if (inputs.executable) {
-    state.node().set_next_edges(std::move(edges));
-  }
+  state.node().set_next_edges(std::move(edges));
 
   const auto& required = inputs.requires_grad;
   if (required.size() <= 64) {
@@ -138,9 +136,7 @@ Ref finish(
     std::optional<Recording>& recording,
     Ref result) {
   const bool single = !PyTuple_Check(result.get());
-  if (single) {
-    result = checked(PyTuple_Pack(1, result.get()));
-  }
+  result = as_tuple(std::move(result));
   THPFunction& base = state.base;
   state.node().clear_input_metadata();
   if (inputs.executable) {
@@ -154,9 +150,8 @@ Ref finish(
   if (recording) {
     record_forward_end(*recording);
   }
-  compat::NodePtr attached;
-  Ref outputs = wrap_outputs(
-      state, inputs, result.get(), to_save, record.separate_setup, attached);
+  auto [outputs, attached] = wrap_outputs(
+      state, inputs, result.get(), to_save, record.separate_setup);
   if (recording) {
     record_outputs(*recording, cls, outputs.get(), in_place, single);
   }

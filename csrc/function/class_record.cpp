@@ -171,6 +171,11 @@ bool has_backports(PyTypeObject* cls) {
       PyType_IsSubtype(cls, reinterpret_cast<PyTypeObject*>(backport_class));
 }
 
+/// Whether `cls` has the flag boxed_grads_call.
+bool boxes_grads(PyTypeObject* cls) {
+  return torch_boxes_grads || has_backports(cls);
+}
+
 /// The class in the MRO of `cls` whose dict has _backward_cls. Borrowed.
 PyTypeObject* owner_of_backward_cls(PyTypeObject* cls) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(cls->tp_mro); ++i) {
@@ -253,7 +258,7 @@ void remember(
       !is_constant(record.state_type.get()) ||
       !is_constant(
           compat::type_lookup(cls, names.clear_saved_tensors_on_access)) ||
-      (torch_boxes_grads &&
+      (boxes_grads(cls) &&
        !is_constant(compat::type_lookup(cls, names.boxed_grads_call)))) {
     return;
   }
@@ -309,13 +314,12 @@ ClassRecord read_class(PyObject* object) {
   // The lookup gives the class a version tag; code that runs below may take it.
   compat::type_lookup(cls, names.forward);
   unsigned int version = compat::type_version(cls);
-  const bool boxes = torch_boxes_grads || has_backports(cls);
   record.has_flags =
       read_flag(
           object,
           names.clear_saved_tensors_on_access,
           record.clear_saved_tensors_on_access) &&
-      (!boxes ||
+      (!boxes_grads(cls) ||
        read_flag(object, names.boxed_grads_call, record.boxed_grads_call));
   record.takes_keywords = compat::kApplyTakesKeywords || has_backports(cls);
   Ref setup = checked(PyObject_GetAttr(object, names.setup_context));
@@ -332,8 +336,7 @@ ClassRecord read_class(PyObject* object) {
 
 void require_flags(PyObject* cls) {
   require_flag(cls, names.clear_saved_tensors_on_access);
-  if (torch_boxes_grads ||
-      has_backports(reinterpret_cast<PyTypeObject*>(cls))) {
+  if (boxes_grads(reinterpret_cast<PyTypeObject*>(cls))) {
     require_flag(cls, names.boxed_grads_call);
   }
 }

@@ -207,7 +207,7 @@ variable_list PyNode::apply_with_saved_impl(
       Py_CLEAR(state.base.compiled_autograd_backward_state);
     }
     Ref opaque = to_list(opaque_indices);
-    Ref result = checked(PyObject_CallMethodObjArgs(
+    Ref result = torch_ext::as_tuple(checked(PyObject_CallMethodObjArgs(
         saved.get_py_compiler(),
         names.proxy_call_backward,
         gradients.get(),
@@ -217,10 +217,7 @@ variable_list PyNode::apply_with_saved_impl(
         state.object(),
         backward_state.get(),
         opaque.get(),
-        nullptr));
-    if (!PyTuple_Check(result.get())) {
-      result = checked(PyTuple_Pack(1, result.get()));
-    }
+        nullptr)));
     return to_variable_list(result.get(), state.base.is_variable_input);
   });
 }

@@ -20,23 +20,12 @@ std::optional<at::ScalarType> to_dtype(PyObject* declaration) {
   return reinterpret_cast<THPDtype*>(declaration)->scalar_type;
 }
 
-bool is_differentiable(
-    PyObject* output,
-    const std::unordered_set<at::TensorImpl*>& non_differentiable) {
-  if (!THPVariable_Check(output)) {
-    return false;
-  }
-  const at::Tensor& tensor = THPVariable_Unpack(output);
-  return non_differentiable.count(tensor.unsafeGetTensorImpl()) == 0 &&
-      torch::autograd::isDifferentiableType(tensor.scalar_type());
-}
-
 } // namespace
 
 GradDtypes::GradDtypes(
     State& state,
     PyObject* raw_outputs,
-    const std::unordered_set<at::TensorImpl*>& non_differentiable) {
+    const Marked& non_differentiable) {
   PyObject* declared = state.output_grad_dtypes();
   if (declared == nullptr) {
     return;
@@ -54,11 +43,13 @@ GradDtypes::GradDtypes(
       PyTuple_GET_SIZE(declared),
       " declarations were provided");
   for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* output = PyTuple_GET_ITEM(raw_outputs, i);
     dtypes_.push_back(to_dtype(PyTuple_GET_ITEM(declared, i)));
     TORCH_CHECK(
         !dtypes_.back() ||
-            is_differentiable(
-                PyTuple_GET_ITEM(raw_outputs, i), non_differentiable),
+            (THPVariable_Check(output) &&
+             is_differentiable(
+                 THPVariable_Unpack(output), non_differentiable)),
         "set_output_grad_dtype: got a concrete dtype for output ",
         i,
         ", but that output is not a differentiable tensor (it is a non-tensor, was marked non-differentiable, or has a non-differentiable dtype). Pass None for output ",

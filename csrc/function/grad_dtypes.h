@@ -1,9 +1,8 @@
 // The dtypes in which backward wants its gradients (ctx.set_output_grad_dtype).
 #pragma once
 
+#include <function/marks.h>
 #include <function/state.h>
-
-#include <unordered_set>
 
 namespace torch_ext {
 
@@ -15,7 +14,7 @@ class GradDtypes {
   GradDtypes(
       State& state,
       PyObject* raw_outputs,
-      const std::unordered_set<at::TensorImpl*>& non_differentiable);
+      const Marked& non_differentiable);
 
   /// Has the engine convert the gradients of the node's outputs.
   void declare(torch::autograd::Node& node) const;

@@ -46,10 +46,8 @@ variable_list call_jvp(
   }
 
   Ref jvp = checked(PyObject_GetAttr(state.object(), names.apply_jvp));
-  Ref result = checked(PyObject_CallObject(jvp.get(), arguments.get()));
-  if (!PyTuple_Check(result.get())) {
-    result = checked(PyTuple_Pack(1, result.get()));
-  }
+  Ref result =
+      as_tuple(checked(PyObject_CallObject(jvp.get(), arguments.get())));
 
   variable_list output_tangents;
   const Py_ssize_t count = PyTuple_GET_SIZE(result.get());

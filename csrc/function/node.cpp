@@ -46,9 +46,7 @@ Ref gradient_object(
 /// The results of backward, one for each of forward's arguments, as a tuple.
 /// Trailing Nones beyond them are dropped.
 Ref check_count(const PyNode& node, Ref result, size_t expected) {
-  if (!PyTuple_Check(result.get())) {
-    result = checked(PyTuple_Pack(1, result.get()));
-  }
+  result = torch_ext::as_tuple(std::move(result));
   auto count = static_cast<size_t>(PyTuple_GET_SIZE(result.get()));
   if (count > expected) {
     bool only_none = true;

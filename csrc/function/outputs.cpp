@@ -2,6 +2,7 @@
 
 #include <function/grad_dtypes.h>
 #include <function/jvp.h>
+#include <function/marks.h>
 #include <python/error.h>
 #include <python/names.h>
 
@@ -13,88 +14,10 @@ namespace torch_ext {
 namespace {
 
 using torch::autograd::CreationMeta;
-using torch::autograd::isDifferentiableType;
 using torch::autograd::Node;
 using torch::autograd::optional_variable_list;
 using torch::autograd::variable_list;
 namespace impl = torch::autograd::impl;
-
-// Users match on torch's messages, which end in the air in some releases.
-
-/// Tensors that ctx was told about, by identity.
-using Marked = std::unordered_set<at::TensorImpl*>;
-
-Marked take_non_differentiable(State& state) {
-  Marked marked;
-  Ref tuple =
-      Ref::steal(std::exchange(state.base.non_differentiable, nullptr));
-  if (!tuple) {
-    return marked;
-  }
-  TORCH_CHECK(
-      PyTuple_Check(tuple.get()),
-      "autograd internal error: non_differentiable attribute is expected to be a tuple but is ",
-      compat::message_end(Py_TYPE(tuple.get())->tp_name));
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
-    PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
-    TORCH_CHECK(
-        THPVariable_Check(item),
-        "mark_non_differentiable only accepts variable arguments, but got ",
-        compat::message_end(Py_TYPE(item)->tp_name));
-    marked.insert(THPVariable_Unpack(item).unsafeGetTensorImpl());
-  }
-  return marked;
-}
-
-/// Also counts the modification of each tensor.
-Marked take_dirty(State& state) {
-  Marked marked;
-  Ref tuple = Ref::steal(std::exchange(state.base.dirty_tensors, nullptr));
-  if (!tuple) {
-    return marked;
-  }
-  TORCH_CHECK(
-      PyTuple_Check(tuple.get()),
-      "autograd internal error: dirty_tensors attribute is expected to be a tuple but is ",
-      compat::message_end(Py_TYPE(tuple.get())->tp_name));
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
-    PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
-    TORCH_CHECK(
-        THPVariable_Check(item),
-        "mark_dirty can only accept variables, but argument ",
-        compat::message_end(i, " is of type ", Py_TYPE(item)->tp_name));
-    const at::Tensor& tensor = THPVariable_Unpack(item);
-    marked.insert(tensor.unsafeGetTensorImpl());
-    impl::bump_version(tensor);
-  }
-  return marked;
-}
-
-void insert_tensors(Marked& marked, PyObject* const* begin, PyObject* const* end) {
-  for (PyObject* const* item = begin; item != end; ++item) {
-    if (THPVariable_Check(*item)) {
-      marked.insert(THPVariable_Unpack(*item).unsafeGetTensorImpl());
-    }
-  }
-}
-
-/// The tensors that setup_context saved: it saw forward's own outputs, so an
-/// input among them must not become another tensor on its way out.
-Marked saved_by_setup_context(const State& state, const TensorsToSave& to_save) {
-  Marked marked;
-  if (PyObject* tuple = state.base.saved_for_forward) {
-    TORCH_CHECK(
-        PyTuple_Check(tuple),
-        "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ",
-        compat::message_end(Py_TYPE(tuple)->tp_name));
-    insert_tensors(
-        marked,
-        PySequence_Fast_ITEMS(tuple),
-        PySequence_Fast_ITEMS(tuple) + PyTuple_GET_SIZE(tuple));
-  }
-  insert_tensors(marked, to_save.begin(), to_save.end());
-  return marked;
-}
 
 at::Tensor view_as_self_by_python(const at::Tensor& tensor) {
   Ref object = checked(THPVariable_Wrap(tensor));
@@ -151,20 +74,20 @@ class Wrapping {
     }
   }
 
-  Ref run(compat::NodePtr& attached) {
+  Wrapped run() {
     outputs_ = checked(PyTuple_New(count_));
     if (executable_) {
       state_.packed_outputs.begin(state_.base.output_info);
     }
     if (is_common_case()) {
-      wrap_here(attached);
+      wrap_here();
     } else {
-      wrap_by_torch(attached);
+      wrap_by_torch();
     }
     if (executable_) {
       grad_dtypes_.declare(state_.node());
     }
-    return std::move(outputs_);
+    return {std::move(outputs_), std::move(attached_)};
   }
 
  private:
@@ -188,8 +111,7 @@ class Wrapping {
   }
 
   bool is_differentiable(const at::Tensor& tensor) const {
-    return non_differentiable_.count(tensor.unsafeGetTensorImpl()) == 0 &&
-        isDifferentiableType(tensor.scalar_type());
+    return torch_ext::is_differentiable(tensor, non_differentiable_);
   }
 
   /// Stores an output that is `tensor` now and was `raw`, and what backward
@@ -215,9 +137,9 @@ class Wrapping {
     PyTuple_SET_ITEM(outputs_.get(), i, Py_NewRef(raw));
   }
 
-  void wrap_here(compat::NodePtr& attached);
+  void wrap_here();
   at::Tensor wrap_tensor(Py_ssize_t i, PyObject* raw, bool differentiable);
-  void wrap_by_torch(compat::NodePtr& attached);
+  void wrap_by_torch();
 
   State& state_;
   const Inputs& inputs_;
@@ -229,10 +151,11 @@ class Wrapping {
   GradDtypes grad_dtypes_;
   Marked saved_by_setup_;
   Ref outputs_;
+  compat::NodePtr attached_;
 };
 
 /// The common case: nothing was modified in place and no input has a tangent.
-void Wrapping::wrap_here(compat::NodePtr& attached) {
+void Wrapping::wrap_here() {
   int differentiable_outputs = 0;
   for (Py_ssize_t i = 0; i < count_; ++i) {
     PyObject* raw = PyTuple_GET_ITEM(raw_, i);
@@ -249,7 +172,7 @@ void Wrapping::wrap_here(compat::NodePtr& attached) {
     store(i, raw, wrap_tensor(i, raw, differentiable));
   }
   if (compat::kNodeCreationHooks && executable_) {
-    attached = compat::node_of(state_.base.cdata);
+    attached_ = compat::node_of(state_.base.cdata);
   }
   if (differentiable_outputs < 2) {
     return;
@@ -301,7 +224,7 @@ at::Tensor Wrapping::wrap_tensor(
   return tensor;
 }
 
-void Wrapping::wrap_by_torch(compat::NodePtr& attached) {
+void Wrapping::wrap_by_torch() {
   optional_variable_list raw;
   raw.reserve(static_cast<size_t>(count_));
   for (Py_ssize_t i = 0; i < count_; ++i) {
@@ -323,7 +246,7 @@ void Wrapping::wrap_by_torch(compat::NodePtr& attached) {
       saved_by_setup_,
       view_as_self_by_python,
       state_.base.pure_view,
-      attached);
+      attached_);
   for (Py_ssize_t i = 0; i < count_; ++i) {
     PyObject* item = PyTuple_GET_ITEM(raw_, i);
     const auto& output = wrapped[static_cast<size_t>(i)];
@@ -337,15 +260,13 @@ void Wrapping::wrap_by_torch(compat::NodePtr& attached) {
 
 } // namespace
 
-Ref wrap_outputs(
+Wrapped wrap_outputs(
     State& state,
     const Inputs& inputs,
     PyObject* raw_outputs,
     const TensorsToSave& to_save,
-    bool separate_setup,
-    compat::NodePtr& attached) {
-  return Wrapping(state, inputs, raw_outputs, to_save, separate_setup)
-      .run(attached);
+    bool separate_setup) {
+  return Wrapping(state, inputs, raw_outputs, to_save, separate_setup).run();
 }
 
 } // namespace torch_ext

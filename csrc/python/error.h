@@ -41,6 +41,13 @@ inline void check_status(int status) {
   }
 }
 
+/// The tuple itself, or a tuple of the one object: what a function that may
+/// return several has returned.
+inline Ref as_tuple(Ref object) {
+  return PyTuple_Check(object.get()) ? std::move(object)
+                                     : checked(PyTuple_Pack(1, object.get()));
+}
+
 /// Sets an exception and throws it. `format` as for PyErr_Format.
 template <typename... Args>
 [[noreturn]] void raise(PyObject* type, const char* format, Args... args) {

@@ -1,6 +1,7 @@
 #include <tracer/bindings.h>
 
 #include <python/error.h>
+#include <python/method.h>
 #include <tracer/trace_arguments.h>
 
 #include <torch/csrc/autograd/python_variable.h>
@@ -271,11 +272,6 @@ PyObject* source_range(PyObject*, PyObject*) {
   HANDLE_TH_ERRORS
   return py::cast(tracer::getPythonInterpreterSourceRange()).release().ptr();
   END_HANDLE_TH_ERRORS
-}
-
-template <typename Function>
-PyCFunction as_method(Function function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
 }
 
 PyMethodDef tracer_methods[] = {

@@ -1,0 +1,93 @@
+#include <function/marks.h>
+
+#include <python/error.h>
+
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace torch_ext {
+
+namespace impl = torch::autograd::impl;
+
+namespace {
+
+void insert_tensors(Marked& marked, PyObject* const* begin, PyObject* const* end) {
+  for (PyObject* const* item = begin; item != end; ++item) {
+    if (THPVariable_Check(*item)) {
+      marked.insert(THPVariable_Unpack(*item).unsafeGetTensorImpl());
+    }
+  }
+}
+
+} // namespace
+
+// Users match on torch's messages, which end in the air in some releases.
+
+Marked take_non_differentiable(State& state) {
+  Marked marked;
+  Ref tuple =
+      Ref::steal(std::exchange(state.base.non_differentiable, nullptr));
+  if (!tuple) {
+    return marked;
+  }
+  TORCH_CHECK(
+      PyTuple_Check(tuple.get()),
+      "autograd internal error: non_differentiable attribute is expected to be a tuple but is ",
+      compat::message_end(Py_TYPE(tuple.get())->tp_name));
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
+    TORCH_CHECK(
+        THPVariable_Check(item),
+        "mark_non_differentiable only accepts variable arguments, but got ",
+        compat::message_end(Py_TYPE(item)->tp_name));
+    marked.insert(THPVariable_Unpack(item).unsafeGetTensorImpl());
+  }
+  return marked;
+}
+
+Marked take_dirty(State& state) {
+  Marked marked;
+  Ref tuple = Ref::steal(std::exchange(state.base.dirty_tensors, nullptr));
+  if (!tuple) {
+    return marked;
+  }
+  TORCH_CHECK(
+      PyTuple_Check(tuple.get()),
+      "autograd internal error: dirty_tensors attribute is expected to be a tuple but is ",
+      compat::message_end(Py_TYPE(tuple.get())->tp_name));
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
+    TORCH_CHECK(
+        THPVariable_Check(item),
+        "mark_dirty can only accept variables, but argument ",
+        compat::message_end(i, " is of type ", Py_TYPE(item)->tp_name));
+    const at::Tensor& tensor = THPVariable_Unpack(item);
+    marked.insert(tensor.unsafeGetTensorImpl());
+    impl::bump_version(tensor);
+  }
+  return marked;
+}
+
+Marked saved_by_setup_context(const State& state, const TensorsToSave& to_save) {
+  Marked marked;
+  if (PyObject* tuple = state.base.saved_for_forward) {
+    TORCH_CHECK(
+        PyTuple_Check(tuple),
+        "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ",
+        compat::message_end(Py_TYPE(tuple)->tp_name));
+    insert_tensors(
+        marked,
+        PySequence_Fast_ITEMS(tuple),
+        PySequence_Fast_ITEMS(tuple) + PyTuple_GET_SIZE(tuple));
+  }
+  insert_tensors(marked, to_save.begin(), to_save.end());
+  return marked;
+}
+
+bool is_differentiable(
+    const at::Tensor& output,
+    const Marked& non_differentiable) {
+  return non_differentiable.count(output.unsafeGetTensorImpl()) == 0 &&
+      torch::autograd::isDifferentiableType(output.scalar_type());
+}
+
+} // namespace torch_ext
