@@ -63,6 +63,11 @@ inline int traverse_node(NodeOfCtx& cdata, visitproc visit, void* arg) {
   return cdata ? torch::autograd::traverse_node(cdata, visit, arg) : 0;
 }
 
+/// Whether there is a node behind a grad_fn.
+inline bool has_node(PyObject* /*grad_fn*/) {
+  return true;
+}
+
 /// Ends the node's reference to `ctx`, which is being deallocated: what the
 /// node's own destructor runs must not reach a half-dead object.
 inline void forget_ctx(const NodeOfCtx& cdata, PyObject* ctx) {
@@ -101,6 +106,11 @@ inline PyObject* ctx_of(const torch::autograd::PyNode& node) {
 
 inline int traverse_node(NodeOfCtx&, visitproc, void*) {
   return 0;
+}
+
+inline bool has_node(PyObject* grad_fn) {
+  return !PyObject_TypeCheck(grad_fn, &THPFunctionType) ||
+      !reinterpret_cast<THPFunction*>(grad_fn)->cdata.expired();
 }
 
 inline void forget_ctx(const NodeOfCtx&, PyObject*) {}

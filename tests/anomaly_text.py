@@ -10,7 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from harness import transcript
+from harness import assert_same, transcript
 from harness.describe import user_lines
 from harness.variants import STOCK, VARIANTS
 
@@ -94,5 +94,5 @@ def compare_but_for_leaks(body, variant, device, may_keep=False):
 
     # From one line: it shows in stacks.
     (expected, _), (actual, alive) = (run(each) for each in (STOCK, VARIANTS[variant]))
-    assert actual == expected
+    assert_same(body, expected, actual, VARIANTS[variant])
     assert may_keep or not alive or VARIANTS[variant] is STOCK

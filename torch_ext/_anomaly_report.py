@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
+from . import _compat
 from ._anomaly_graph import around, first_non_finite, name_of, path_to, reachable
 from ._anomaly_picture import draw
 
@@ -292,7 +293,7 @@ def _frames(metadata: dict[str, Any]) -> tuple[Frame, ...]:
 def _parents(metadata: dict[str, Any]) -> tuple[Origin, ...]:
     parents = []
     parent = metadata.get("parent_")
-    while parent is not None:
+    while parent is not None and _compat.has_node(parent):
         parents.append(Origin(name_of(parent), _frames(parent.metadata)))
         parent = parent.metadata.get("parent_")
     return tuple(parents)

@@ -75,6 +75,15 @@ def refresh_view(tensor: object) -> None:
         getattr(tensor, "grad_fn", None)
 
 
+def has_node(grad_fn: torch.autograd.graph.Node) -> bool:
+    """Whether there is a node behind ``grad_fn``: before torch 2.13 the ctx of a Function may outlive its node."""
+    try:
+        type(grad_fn).metadata.__get__(grad_fn)
+    except RuntimeError:
+        return False
+    return True
+
+
 def function_of(attribute: object) -> object:
     """The function behind an ``apply`` as it stands in a class: a classmethod, or what C has for one."""
     return getattr(attribute, "__func__", attribute)

@@ -103,7 +103,7 @@ void print_stacks(PyObject* dict, const std::string& node_name) {
   // Each parent is the node whose backward made the one before; a node with no
   // parent was made by forward.
   Ref parent = get_item(dict, kParent);
-  while (parent) {
+  while (parent && torch_ext::compat::has_node(parent.get())) {
     Ref metadata = checked(PyObject_GetAttrString(parent.get(), "metadata"));
     Ref name = checked(PyObject_CallMethod(parent.get(), "name", nullptr));
     _print_stack(

@@ -2,6 +2,7 @@
 
 #include <compat.h>
 #include <function/state.h>
+#include <function/user_backward.h>
 #include <python/error.h>
 #include <python/names.h>
 
@@ -348,6 +349,11 @@ PyObject* give_backports(PyObject*, PyObject* arguments) {
           arguments, "O!O!", &PyType_Type, &cls, &PyDict_Type, &of_ctx)) {
     return nullptr;
   }
+  PyObject* apply = PyDict_GetItemWithError(of_ctx, names.apply);
+  if (apply == nullptr && PyErr_Occurred()) {
+    return nullptr;
+  }
+  set_backport_apply(apply);
   Ref old_class = Ref::steal(std::exchange(backport_class, Py_NewRef(cls)));
   Ref old_dict = Ref::steal(std::exchange(backports_of_ctx, Py_NewRef(of_ctx)));
   Py_RETURN_NONE;

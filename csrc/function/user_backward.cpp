@@ -14,6 +14,9 @@ PyObject* base_apply = nullptr; // BackwardCFunction.apply
 // BackwardCFunction._get_user_fn; null where apply itself looks for backward
 // and boxes nothing.
 PyObject* base_get_user_fn = nullptr;
+// What the ctx of torch_ext.Function has in its place on a torch that boxes
+// nothing; null where torch does.
+PyObject* backport_apply = nullptr;
 
 /// Whether object.<name> is the method `function`, by way of its class.
 bool is_method(PyObject* object, PyObject* name, PyObject* function) {
@@ -41,13 +44,18 @@ bool is_false(PyObject* cls, PyObject* name) {
 } // namespace
 
 Ref find_user_backward(PyObject* grad_fn) {
-  if (!is_method(grad_fn, names.apply, base_apply)) {
+  const bool backported = backport_apply != nullptr &&
+      is_method(grad_fn, names.apply, backport_apply);
+  if (!backported && !is_method(grad_fn, names.apply, base_apply)) {
     return Ref();
   }
   Ref cls = checked(PyObject_GetAttr(grad_fn, names._forward_cls));
   if (base_get_user_fn != nullptr &&
-      (!is_method(grad_fn, names._get_user_fn, base_get_user_fn) ||
-       !is_false(cls.get(), names.boxed_grads_call))) {
+      !is_method(grad_fn, names._get_user_fn, base_get_user_fn)) {
+    return Ref();
+  }
+  if ((base_get_user_fn != nullptr || backported) &&
+      !is_false(cls.get(), names.boxed_grads_call)) {
     return Ref();
   }
   // In torch's order: the first that is missing is the one in the error.
@@ -57,6 +65,10 @@ Ref find_user_backward(PyObject* grad_fn) {
     return Ref();
   }
   return backward ? std::move(backward) : std::move(vjp);
+}
+
+void set_backport_apply(PyObject* apply) {
+  Ref old = Ref::steal(std::exchange(backport_apply, Py_XNewRef(apply)));
 }
 
 bool init_user_backward() {

@@ -11,6 +11,9 @@ namespace torch_ext {
 /// raise for a class with backward and vjp). Throws what the lookups raise.
 Ref find_user_backward(PyObject* grad_fn);
 
+/// Makes the function `apply` count as torch's own; null for none.
+void set_backport_apply(PyObject* apply);
+
 /// Once, at import: learns torch's own methods. False with an exception set.
 bool init_user_backward();
 

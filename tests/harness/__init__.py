@@ -42,7 +42,7 @@ One difference is documented and not looked at: on its first use torch_ext repla
 class of ``grad_fn``, by a subclass of the one torch made. Name, module and every ``isinstance`` are compared.
 """
 
-from .scenario import Scenario, compare, scenario, torch_is_since, transcript
+from .scenario import Scenario, assert_same, compare, scenario, torch_is_since, transcript
 from .variants import VARIANTS, Variant
 
-__all__ = ["VARIANTS", "Scenario", "Variant", "compare", "scenario", "torch_is_since", "transcript"]
+__all__ = ["VARIANTS", "Scenario", "Variant", "assert_same", "compare", "scenario", "torch_is_since", "transcript"]

@@ -200,6 +200,11 @@ def compare(body, variant, device):
     """Fail with the difference between ``variant`` and stock torch in the scenario ``body``."""
     # From one line: some texts show the whole Python stack.
     expected, actual = (transcript(body, each, device) for each in (STOCK, variant))
+    assert_same(body, expected, actual, variant)
+
+
+def assert_same(body, expected, actual, variant):
+    """Fail with the difference between the transcripts of ``body`` on stock torch and on ``variant``."""
     if actual != expected:
         difference = difflib.unified_diff(expected, actual, "stock", variant.name, n=4, lineterm="")
         raise AssertionError("\n".join([f"{body.__qualname__} differs from stock torch", *difference]))

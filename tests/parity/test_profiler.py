@@ -1,9 +1,18 @@
 """What the profiler records of a call and of its backward."""
 
+import pytest
 import torch
 from harness import scenario
 from small_functions import make_identity, make_product, make_square
 from torch.profiler import ProfilerActivity, profile
+
+
+@pytest.fixture(scope="module", autouse=True)
+def used_before():
+    """The profiler used once: some releases of torch warn then."""
+    with profile(activities=[ProfilerActivity.CPU]) as p:
+        torch.ones(1)
+    p.events()
 
 
 def record_events(s, events):
