@@ -7,9 +7,14 @@ import dis
 from ._C import apply
 
 
-def place() -> tuple[str, str, int]:
-    """File, function and line of the call: what a trace recorded by torch shows for a custom Function."""
-    code = apply.__code__
+def place() -> tuple[str, str, int] | None:
+    """File, function and line of the call: what a trace recorded by torch shows for a custom Function.
+
+    None where torch's apply is C++ itself, as from torch 2.14 on.
+    """
+    code = getattr(apply, "__code__", None)
+    if code is None:
+        return None
     calls = [step.offset for step in dis.get_instructions(code) if step.argval == "apply"]
     starts = [(offset, line) for offset, line in dis.findlinestarts(code) if line is not None]
     index = bisect.bisect([offset for offset, _ in starts], calls[-1]) - 1 if calls else 0

@@ -46,16 +46,19 @@ std::vector<Place> python_stack() {
   return stack;
 }
 
-/// Where torch.autograd.Function.apply enters torch's C++.
-Place torch_apply_place() {
+/// Where torch.autograd.Function.apply enters torch's C++; none where it is C++.
+std::optional<Place> torch_apply_place() {
   Ref module = checked(PyImport_ImportModule("torch_ext._torch_apply"));
   Ref place = checked(PyObject_CallMethod(module.get(), "place", nullptr));
+  if (Py_IsNone(place.get())) {
+    return std::nullopt;
+  }
   PyObject *file = nullptr, *function = nullptr;
   Py_ssize_t line = 0;
   if (!PyArg_ParseTuple(place.get(), "UUn", &file, &function, &line)) {
     throw_python_error();
   }
-  return {text_of(file), text_of(function), static_cast<size_t>(line)};
+  return Place{text_of(file), text_of(function), static_cast<size_t>(line)};
 }
 
 /// The range that spans the whole stack, and is printed as its first line.
@@ -83,7 +86,9 @@ torch::jit::SourceRange range_of(const std::vector<Place>& stack) {
 
 torch::jit::SourceRange call_source_range() {
   std::vector<Place> stack = python_stack();
-  stack.insert(stack.begin(), torch_apply_place());
+  if (auto place = torch_apply_place()) {
+    stack.insert(stack.begin(), std::move(*place));
+  }
   return range_of(stack);
 }
 
