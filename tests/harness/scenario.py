@@ -14,6 +14,7 @@ import torch
 from levels import grows
 
 from .describe import Describer, normalise, render, type_name
+from .engine import settle
 from .variants import STOCK, VARIANTS
 
 
@@ -40,7 +41,7 @@ class Scenario:
         self.lines = []
         self.overlooked = set()
         self._is_oracle = is_oracle
-        self._describe = Describer()
+        self._describe = Describer(device)
         self._generator = torch.Generator().manual_seed(0)
 
     def tensor(self, data, **options):
@@ -56,6 +57,10 @@ class Scenario:
         """Write down all that can be seen of ``values`` now; call it from hooks to record their order."""
         described = [self._describe(value) for value in values]
         self.lines.extend(render(label, described[0] if len(described) == 1 else described))
+
+    def sequence_nr(self, number):
+        """A node's sequence number as it is written down: counted from the scenario's first."""
+        return self._describe.sequence_nr(number)
 
     def outcome(self, label, call, *args, **kwargs):
         """Record what ``call(*args, **kwargs)`` returns or raises; returns what it returned, or None."""
@@ -104,6 +109,7 @@ class Scenario:
 
     def alive(self, label, ref):
         """Record whether the target of a weak reference lives, before and after a garbage collection."""
+        settle(self.device)
         before = ref() is not None
         gc.collect()
         self.record(label, f"{'alive' if before else 'dead'}, after gc {'alive' if ref() is not None else 'dead'}")
@@ -115,6 +121,7 @@ class Scenario:
         """
 
         def count():
+            settle(self.device)
             gc.collect()
             return [sys.getrefcount(obj) for obj in objects]
 
@@ -152,8 +159,9 @@ def _reports(s):
         sys.unraisablehook = hook
 
 
-def _live(body):
+def _live(body, device):
     """How many tensors, nodes and Functions of the scenario's module are alive, by type."""
+    settle(device)
     gc.collect()
     live = Counter()
     for obj in gc.get_objects():
@@ -167,14 +175,14 @@ def _live(body):
 
 def transcript(body, variant, device):
     """The lines that ``body``, a function of a :class:`Scenario`, writes when run on ``variant``."""
-    before = _live(body)
+    before = _live(body, device)
     with variant.active():
         s = Scenario(variant.api(), device, is_oracle=variant is STOCK)
         s.file = pathlib.Path(inspect.getfile(body))
         torch.manual_seed(0)
         with _reports(s):
             body(s)
-            left = _live(body) - before
+            left = _live(body, device) - before
         s.record("alive at the end", {name: left[name] for name in sorted(left.keys() - s.overlooked)})
     return s.lines
 
