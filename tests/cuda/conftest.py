@@ -3,5 +3,5 @@
 import devices
 
 
-def pytest_ignore_collect(config):
-    return None if config.stash[devices.CHOICE].has_gpu else True
+def pytest_ignore_collect(collection_path, config):
+    return True if config.stash[devices.CHOICE].leaves_out(collection_path.name) else None
