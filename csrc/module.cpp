@@ -104,7 +104,7 @@ PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
       !torch_ext::init_lazy_traceback() || !torch_ext::init_user_backward()) {
     return nullptr;
   }
-  Ref apply = Ref::steal(torch_ext::make_apply_callable());
+  Ref apply = Ref::steal(torch_ext::make_apply());
   Ref module = apply ? Ref::steal(PyModule_Create(&definition)) : Ref();
   Ref grad_dtypes =
       module ? Ref::steal(torch_ext::new_output_grad_dtypes()) : Ref();
