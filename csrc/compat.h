@@ -2,13 +2,17 @@
 // asks for a version. Supporting another release means adding to this file.
 #pragma once
 
+#include <python/ref.h>
+
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
 #include <torch/csrc/python_headers.h>
 #include <torch/csrc/utils/pyobject_preservation.h>
+#include <torch/csrc/utils/pythoncapi_compat.h>
 #include <torch/version.h>
 
+#include <mutex>
 #include <optional>
 #include <type_traits>
 
@@ -274,23 +278,106 @@ class ForwardingEngine<Engine> : public Engine {
   Engine& engine_;
 };
 
+// --- Threads -----------------------------------------------------------------
+
+// The GIL guards all that Python code can reach. Where there is none, these do;
+// where there is one, they are nothing.
+
+#ifdef Py_GIL_DISABLED
+
+constexpr bool kFreeThreaded = true;
+
+/// While it lives this thread has `object` to itself, as the GIL gives a thread
+/// everything: other threads may get their turn whenever this one has to wait,
+/// for a lock say, or runs Python code.
+class CriticalSection {
+ public:
+  explicit CriticalSection(PyObject* object) {
+    PyCriticalSection_Begin(&section_, object);
+  }
+  ~CriticalSection() {
+    PyCriticalSection_End(&section_);
+  }
+  CriticalSection(const CriticalSection&) = delete;
+  CriticalSection& operator=(const CriticalSection&) = delete;
+
+ private:
+  PyCriticalSection section_;
+};
+
+/// What a Lock takes.
+using Mutex = std::recursive_mutex;
+
+/// Holds the mutex while it lives, whatever Python code runs meanwhile.
+class Lock {
+ public:
+  explicit Lock(Mutex& mutex) : mutex_(mutex) {
+    if (!mutex_.try_lock()) {
+      // Detached: who has it may be waiting for all threads to stop.
+      PyThreadState* state = PyEval_SaveThread();
+      mutex_.lock();
+      PyEval_RestoreThread(state);
+    }
+  }
+  ~Lock() {
+    mutex_.unlock();
+  }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+
+ private:
+  Mutex& mutex_;
+};
+
+/// Says that `module` can do without the GIL. False with an exception set.
+inline bool need_no_gil(PyObject* module) {
+  return PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED) == 0;
+}
+
+#else
+
+constexpr bool kFreeThreaded = false;
+
+struct CriticalSection {
+  explicit CriticalSection(PyObject* /*object*/) {}
+};
+
+struct Mutex {};
+
+struct Lock {
+  explicit Lock(Mutex& /*mutex*/) {}
+};
+
+inline bool need_no_gil(PyObject* /*module*/) {
+  return true;
+}
+
+#endif
+
 // --- Python ------------------------------------------------------------------
 
 /// Whether the type has a version tag, and which. The tag is unique in the
 /// process and is lost when the type, or a base of it, is changed.
 /// 0 stands for no tag.
 inline unsigned int type_version(const PyTypeObject* type) {
+#if PY_VERSION_HEX >= 0x030D0000
+  return type->tp_version_tag;
+#else
   return PyType_HasFeature(
              const_cast<PyTypeObject*>(type), Py_TPFLAGS_VALID_VERSION_TAG)
       ? type->tp_version_tag
       : 0;
+#endif
 }
 
 /// The attribute as it stands in the dict of the type or of a base, without
-/// descriptor call. Borrowed: alive until the type is changed. Null without an
-/// exception where there is none.
-inline PyObject* type_lookup(PyTypeObject* type, PyObject* name) {
-  return _PyType_Lookup(type, name);
+/// descriptor call. Null without an exception where there is none.
+inline Ref type_lookup(PyTypeObject* type, PyObject* name) {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Ref::steal(_PyType_LookupRef(type, name));
+#else
+  return Ref::share(_PyType_Lookup(type, name));
+#endif
 }
 
 /// The dict of a type: a new reference, or null with an exception set.
@@ -301,6 +388,10 @@ inline PyObject* type_dict(PyTypeObject* type) {
   return Py_XNewRef(type->tp_dict);
 #endif
 }
+
+// Exported by every Python, declared for extensions up to 3.12.
+extern "C" PyAPI_FUNC(int)
+    _PyObject_GetMethod(PyObject* object, PyObject* name, PyObject** method);
 
 /// A method of `object` without making a bound method where that can be
 /// avoided: returns true and leaves in `method` a function that takes `object`

@@ -108,7 +108,7 @@ PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   Ref module = apply ? Ref::steal(PyModule_Create(&definition)) : Ref();
   Ref grad_dtypes =
       module ? Ref::steal(torch_ext::new_output_grad_dtypes()) : Ref();
-  if (!grad_dtypes ||
+  if (!grad_dtypes || !torch_ext::compat::need_no_gil(module.get()) ||
       PyModule_AddObjectRef(module.get(), "apply", apply.get()) < 0 ||
       PyModule_AddObjectRef(
           module.get(), "output_grad_dtypes", grad_dtypes.get()) < 0 ||

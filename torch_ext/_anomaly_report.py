@@ -159,6 +159,7 @@ class _Failure:
 
 # By the id of the node's metadata, from the failure to the exception's way out of backward: an id holds no graph.
 _unfinished: dict[int, _Failure] = {}
+_lock = threading.RLock()  # a finaliser may fail a backward while it is held
 # One a thread is the rule. A backward that C++ code started ends out of sight, and its failure stays.
 _MOST_UNFINISHED = 16
 _last: Report | None = None
@@ -178,9 +179,10 @@ def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) 
         exc: what the backward raised, which is given its notes; None where the engine has yet to raise.
     """
     failure = _Failure(Origin(node_name, _frames(metadata)), _parents(metadata), threading.get_ident())
-    _unfinished[id(metadata)] = failure
-    while len(_unfinished) > _MOST_UNFINISHED:
-        _unfinished.pop(next(iter(_unfinished)), None)
+    with _lock:
+        _unfinished[id(metadata)] = failure
+        while len(_unfinished) > _MOST_UNFINISHED:
+            del _unfinished[next(iter(_unfinished))]
     # What C++ code has raised may still be the text that an exception is to be made of.
     if isinstance(exc, BaseException):
         _attach(exc, failure.notes())
@@ -202,12 +204,15 @@ def _take_failure(graph: dict[Node, Node | None]) -> tuple[Node | None, _Failure
     """The failure recorded in ``graph`` and its node; else one of this thread, whose node no root leads to."""
     if _unfinished:
         for node in graph:
-            failure = _unfinished.pop(id(node.metadata), None)
+            key = id(node.metadata)
+            with _lock:
+                failure = _unfinished.pop(key, None)
             if failure is not None:
                 return node, failure
-        for key, failure in list(_unfinished.items()):
-            if failure.thread == threading.get_ident():
-                return None, _unfinished.pop(key, None)
+        with _lock:
+            for key, failure in list(_unfinished.items()):
+                if failure.thread == threading.get_ident():
+                    return None, _unfinished.pop(key)
     return None, None
 
 

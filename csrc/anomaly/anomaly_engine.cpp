@@ -85,11 +85,13 @@ Engine& theirs() {
   return our_engine().engine();
 }
 
-bool in_use = false; // guarded by the GIL
+bool in_use = false; // guarded by the GIL, or `mutex` where there is none
+compat::Mutex mutex;
 
 } // namespace
 
 bool use_our_anomaly_metadata(bool use) {
+  const compat::Lock lock(mutex);
   const bool before = in_use;
   if (use != before) {
     our_engine(); // learns the engine that is there before it is replaced

@@ -6,6 +6,7 @@
 
 #include <c10/util/SmallVector.h>
 
+#include <atomic>
 #include <memory>
 
 namespace torch_ext {
@@ -26,6 +27,13 @@ struct LazyTraceback {
   Position* positions; // innermost first
   Py_ssize_t count;
   bool filled;
+
+  bool is_filled() {
+    return std::atomic_ref<bool>(filled).load(std::memory_order_acquire);
+  }
+  void set_filled() {
+    std::atomic_ref<bool>(filled).store(true, std::memory_order_release);
+  }
 };
 
 LazyTraceback* as_lazy(PyObject* object) {
@@ -58,14 +66,16 @@ Ref call_formatter(PyObject* self, const char* function) {
 /// Makes the items where they are not made yet. False with an exception set.
 bool fill(PyObject* self) {
   HANDLE_TH_ERRORS
-  if (as_lazy(self)->filled) {
+  if (as_lazy(self)->is_filled()) {
     return true;
   }
   Ref lines = call_formatter(self, "format_lines");
   // Another thread may have been quicker while Python code ran.
-  if (!as_lazy(self)->filled) {
+  static compat::Mutex mutex;
+  const compat::Lock lock(mutex);
+  if (!as_lazy(self)->is_filled()) {
     check_status(PyList_SetSlice(self, 0, 0, lines.get()));
-    as_lazy(self)->filled = true;
+    as_lazy(self)->set_filled();
   }
   return true;
   END_HANDLE_TH_ERRORS_RET(false)

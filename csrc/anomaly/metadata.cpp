@@ -21,11 +21,7 @@ using torch_ext::Ref;
 /// An item of a metadata dict; null where there is none.
 Ref get_item(PyObject* dict, const char* key) {
   Ref name = checked(PyUnicode_FromString(key));
-  PyObject* value = PyDict_GetItemWithError(dict, name.get());
-  if (value == nullptr && PyErr_Occurred()) {
-    torch_ext::throw_python_error();
-  }
-  return Ref::share(value);
+  return torch_ext::find_item(dict, name.get());
 }
 
 std::string to_string(PyObject* text) {

@@ -149,6 +149,7 @@ Ref finish(
     const Inputs& inputs,
     std::optional<Recording>& recording,
     Ref result) {
+  compat::CriticalSection of_ctx(state.object());
   const bool single = !PyTuple_Check(result.get());
   result = as_tuple(std::move(result));
   THPFunction& base = state.base;

@@ -168,8 +168,8 @@ bool init_torch_function() {
     return false;
   }
   // A classmethod in Python, or a descriptor in C, which can be called itself.
-  Ref apply = Ref::share(compat::type_lookup(
-      reinterpret_cast<PyTypeObject*>(cls.get()), names.apply));
+  Ref apply = compat::type_lookup(
+      reinterpret_cast<PyTypeObject*>(cls.get()), names.apply);
   if (apply && Py_IS_TYPE(apply.get(), &PyClassMethod_Type)) {
     apply = Ref::steal(PyObject_GetAttrString(apply.get(), "__func__"));
   }

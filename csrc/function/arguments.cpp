@@ -38,10 +38,10 @@ PyFunctionObject* as_plain_function(PyObject* forward) {
     return nullptr;
   }
   auto* function = reinterpret_cast<PyFunctionObject*>(forward);
-  PyObject* dict = function->func_dict;
-  if (dict != nullptr && PyDict_GET_SIZE(dict) != 0) {
+  const Ref dict = Ref::share(function->func_dict);
+  if (dict && PyDict_GET_SIZE(dict.get()) != 0) {
     for (PyObject* name : {names.__wrapped__, names.__signature__}) {
-      int found = PyDict_Contains(dict, name);
+      int found = PyDict_Contains(dict.get(), name);
       check_status(found);
       if (found) {
         return nullptr;
@@ -54,6 +54,7 @@ PyFunctionObject* as_plain_function(PyObject* forward) {
 /// Positional arguments bound without inspect.signature, where that is as good:
 /// true, with `tuple` set if default values had to be added.
 bool bind_plain(PyObject* forward, PyObject* const* items, Py_ssize_t count, Ref& tuple) {
+  compat::CriticalSection of_function(forward);
   PyFunctionObject* function = as_plain_function(forward);
   if (function == nullptr) {
     return false;

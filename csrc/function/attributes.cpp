@@ -2,6 +2,7 @@
 #include <function/saved.h>
 #include <function/state.h>
 #include <python/error.h>
+#include <python/method.h>
 
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
@@ -206,11 +207,13 @@ int set_backward_state(PyObject* self, PyObject* value, void*) {
 
 } // namespace
 
-#define TORCH_EXT_SLOT(name)                                              \
-  {#name, get_object<&THPFunction::name>, set_object<&THPFunction::name>, \
-   nullptr, nullptr}
 #define TORCH_EXT_ATTRIBUTE(name, get, set) \
-  { name, get, set, nullptr, nullptr }
+  { name, Guarded<get>::call, Guarded<set>::call, nullptr, nullptr }
+#define TORCH_EXT_SLOT(name)           \
+  TORCH_EXT_ATTRIBUTE(                 \
+      #name,                           \
+      get_object<&THPFunction::name>,  \
+      set_object<&THPFunction::name>)
 
 PyGetSetDef state_attributes[] = {
     TORCH_EXT_SLOT(to_save),
@@ -241,8 +244,8 @@ PyGetSetDef state_attributes[] = {
 PyObject* new_output_grad_dtypes() {
   static PyGetSetDef definition = {
       "output_grad_dtypes",
-      get_output_grad_dtypes,
-      set_output_grad_dtypes,
+      Guarded<get_output_grad_dtypes>::call,
+      Guarded<set_output_grad_dtypes>::call,
       PyDoc_STR("What set_output_grad_dtype() was given; None before."),
       nullptr};
   return PyDescr_NewGetSet(&StateType, &definition);

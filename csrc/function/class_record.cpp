@@ -36,7 +36,7 @@ struct CachedClass {
 
 // Direct-mapped and of fixed size, so that classes made by the thousand (as
 // functorch does) cost no memory. Stale lines are harmless: version tags are
-// never used twice. Guarded by the GIL.
+// never used twice. Guarded by the GIL; not in use where there is none.
 constexpr size_t kCacheSize = 1024;
 std::array<CachedClass, kCacheSize> cache;
 
@@ -46,7 +46,7 @@ CachedClass& cache_line(const PyTypeObject* cls) {
 }
 
 bool is_current(const CachedClass& line, const PyTypeObject* cls) {
-  return line.cls == cls && line.cls_version != 0 &&
+  return !compat::kFreeThreaded && line.cls == cls && line.cls_version != 0 &&
       line.cls_version == compat::type_version(cls) &&
       line.metaclass_version == compat::type_version(Py_TYPE(cls));
 }
@@ -64,7 +64,7 @@ bool has_plain_attributes(PyTypeObject* cls) {
         names._backward_cls,
         names.clear_saved_tensors_on_access,
         names.boxed_grads_call}) {
-    if (compat::type_lookup(metaclass, name) != nullptr) {
+    if (compat::type_lookup(metaclass, name)) {
       return false;
     }
   }
@@ -79,14 +79,15 @@ Ref resolve(PyObject* attribute, PyTypeObject* cls) {
   return Ref::share(attribute);
 }
 
-bool is_constant(PyObject* attribute) {
-  return attribute != nullptr && Py_TYPE(attribute)->tp_descr_get == nullptr;
+bool is_constant(const Ref& attribute) {
+  return attribute && Py_TYPE(attribute.get())->tp_descr_get == nullptr;
 }
 
 /// Whether every access gives the same value until the class is changed.
-bool is_stable(PyObject* attribute) {
-  return attribute != nullptr &&
-      (PyFunction_Check(attribute) || Py_IS_TYPE(attribute, &PyStaticMethod_Type) ||
+bool is_stable(const Ref& attribute) {
+  return attribute &&
+      (PyFunction_Check(attribute.get()) ||
+       Py_IS_TYPE(attribute.get(), &PyStaticMethod_Type) ||
        is_constant(attribute));
 }
 
@@ -137,10 +138,8 @@ Ref make_state_type(PyTypeObject* backward_cls, PyObject* additions) {
   check_status(PyDict_SetItem(dict.get(), names.__qualname__, qualname.get()));
   // In the class's own dict, where compiled autograd's guards look for it.
   Ref own = checked(compat::type_dict(backward_cls));
-  if (PyObject* forward = PyDict_GetItemWithError(own.get(), names._forward_cls)) {
-    check_status(PyDict_SetItem(dict.get(), names._forward_cls, forward));
-  } else if (PyErr_Occurred()) {
-    throw_python_error();
+  if (Ref forward = find_item(own.get(), names._forward_cls)) {
+    check_status(PyDict_SetItem(dict.get(), names._forward_cls, forward.get()));
   }
   PyTypeObject* metaclass = Py_TYPE(backward_cls) == &PyType_Type
       ? &StateMetaType
@@ -177,19 +176,38 @@ bool boxes_grads(PyTypeObject* cls) {
   return torch_boxes_grads || has_backports(cls);
 }
 
-/// The class in the MRO of `cls` whose dict has _backward_cls. Borrowed.
-PyTypeObject* owner_of_backward_cls(PyTypeObject* cls) {
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(cls->tp_mro); ++i) {
-    auto* owner =
-        reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(cls->tp_mro, i));
-    Ref dict = checked(compat::type_dict(owner));
+/// The class in the MRO of `cls` whose dict has _backward_cls; null where there
+/// is none.
+Ref owner_of_backward_cls(PyTypeObject* cls) {
+  const Ref mro = Ref::share(cls->tp_mro);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro.get()); ++i) {
+    PyObject* owner = PyTuple_GET_ITEM(mro.get(), i);
+    Ref dict =
+        checked(compat::type_dict(reinterpret_cast<PyTypeObject*>(owner)));
     int found = PyDict_Contains(dict.get(), names._backward_cls);
     check_status(found);
     if (found) {
-      return owner;
+      return Ref::share(owner);
     }
   }
-  return nullptr;
+  return Ref();
+}
+
+/// Sets owner._backward_cls to `made` where cls._backward_cls is still
+/// `expected`. False where another thread was quicker while Python code ran.
+bool replace_backward_cls(
+    PyObject* cls,
+    PyObject* owner,
+    PyObject* expected,
+    PyObject* made) {
+  static compat::Mutex mutex;
+  const compat::Lock lock(mutex);
+  Ref current = checked(PyObject_GetAttr(cls, names._backward_cls));
+  if (current.get() != expected) {
+    return false;
+  }
+  check_status(PyType_Type.tp_setattro(owner, names._backward_cls, made));
+  return true;
 }
 
 /// The type of ctx for `cls`, made on first use. It takes the place of the class
@@ -216,25 +234,21 @@ Ref state_type_for(PyTypeObject* cls) {
   if (is_state_type(backward_cls)) {
     return backward;
   }
-  PyTypeObject* owner = owner_of_backward_cls(cls);
+  Ref owner = owner_of_backward_cls(cls);
   TORCH_CHECK_TYPE(
-      owner != nullptr,
+      owner,
       "torch_ext found no _backward_cls in the dict of ",
       cls->tp_name,
       " or of a base of it");
   Ref made = make_state_type(
       backward_cls, has_backports(cls) ? backports_of_ctx : nullptr);
-  // Another thread may have been quicker while Python code ran.
-  Ref current = checked(PyObject_GetAttr(object, names._backward_cls));
-  if (current.get() != backward.get()) {
+  if (!replace_backward_cls(
+          object, owner.get(), backward.get(), made.get())) {
     return state_type_for(cls);
   }
-  auto* owner_object = reinterpret_cast<PyObject*>(owner);
-  check_status(PyType_Type.tp_setattro(
-      owner_object, names._backward_cls, made.get()));
   // No weakref.WeakSet: torch.compile would see its Python code run, and count
   // or compile it.
-  Ref owner_ref = checked(PyWeakref_NewRef(owner_object, forget_owner));
+  Ref owner_ref = checked(PyWeakref_NewRef(owner.get(), forget_owner));
   check_status(PySet_Add(owners_of_state_types, owner_ref.get()));
   return made;
 }
@@ -245,18 +259,21 @@ void remember(
     PyTypeObject* cls,
     unsigned int version,
     const ClassRecord& record) {
+  if (compat::kFreeThreaded) {
+    return;
+  }
   CachedClass& line = cache_line(cls);
   line = CachedClass();
   if (version == 0 || version != compat::type_version(cls) ||
       compat::type_version(Py_TYPE(cls)) == 0 || !has_plain_attributes(cls)) {
     return;
   }
-  PyObject* forward = compat::type_lookup(cls, names.forward);
-  PyObject* setup_context = compat::type_lookup(cls, names.setup_context);
-  if (forward == nullptr || !is_stable(setup_context) ||
-      compat::type_lookup(cls, names._backward_cls) !=
+  Ref forward = compat::type_lookup(cls, names.forward);
+  Ref setup_context = compat::type_lookup(cls, names.setup_context);
+  if (!forward || !is_stable(setup_context) ||
+      compat::type_lookup(cls, names._backward_cls).get() !=
           record.state_type.get() ||
-      !is_constant(record.state_type.get()) ||
+      !is_constant(record.state_type) ||
       !is_constant(
           compat::type_lookup(cls, names.clear_saved_tensors_on_access)) ||
       (boxes_grads(cls) &&
@@ -266,7 +283,7 @@ void remember(
   line.cls = cls;
   line.cls_version = version;
   line.metaclass_version = compat::type_version(Py_TYPE(cls));
-  line.forward = forward;
+  line.forward = forward.get();
   line.state_type = record.state_type.get();
   line.separate_setup = record.separate_setup;
   line.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
@@ -349,11 +366,11 @@ PyObject* give_backports(PyObject*, PyObject* arguments) {
           arguments, "O!O!", &PyType_Type, &cls, &PyDict_Type, &of_ctx)) {
     return nullptr;
   }
-  PyObject* apply = PyDict_GetItemWithError(of_ctx, names.apply);
-  if (apply == nullptr && PyErr_Occurred()) {
-    return nullptr;
-  }
-  set_backport_apply(apply);
+  Ref apply;
+  HANDLE_TH_ERRORS
+  apply = find_item(of_ctx, names.apply);
+  END_HANDLE_TH_ERRORS
+  set_backport_apply(apply.get());
   Ref old_class = Ref::steal(std::exchange(backport_class, Py_NewRef(cls)));
   Ref old_dict = Ref::steal(std::exchange(backports_of_ctx, Py_NewRef(of_ctx)));
   Py_RETURN_NONE;

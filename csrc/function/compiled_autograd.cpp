@@ -133,6 +133,7 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
   Gil gil;
   torch_ext::persisting([&] {
     State& state = *torch_ext::state_of(*this);
+    torch_ext::compat::CriticalSection of_ctx(state.object());
     THPFunction& function = state.base;
     size_t key_size = 0;
     args.collect_size(read_key(
@@ -195,6 +196,7 @@ variable_list PyNode::apply_with_saved_impl(
   at::OptionalDeviceGuard device;
   return torch_ext::persisting([&] {
     State& state = *torch_ext::state_of(*this);
+    torch_ext::compat::CriticalSection of_ctx(state.object());
     Ref gradients = checked(to_py_args(inputs, &device));
     Ref metadata = input_metadata_tuples(state.base);
     Ref tensors = torch_ext::unpack_saved(state);

@@ -26,10 +26,11 @@ GradDtypes::GradDtypes(
     State& state,
     PyObject* raw_outputs,
     const Marked& non_differentiable) {
-  PyObject* declared = state.output_grad_dtypes();
-  if (declared == nullptr) {
+  const Ref declarations = Ref::share(state.output_grad_dtypes());
+  if (!declarations) {
     return;
   }
+  PyObject* declared = declarations.get();
   TORCH_CHECK(
       PyTuple_Check(declared),
       "set_output_grad_dtype expects the declarations to be a tuple, but got: ",

@@ -69,7 +69,8 @@ Marked take_dirty(State& state) {
 
 Marked saved_by_setup_context(const State& state, const TensorsToSave& to_save) {
   Marked marked;
-  if (PyObject* tuple = state.base.saved_for_forward) {
+  if (const Ref saved = Ref::share(state.base.saved_for_forward)) {
+    PyObject* tuple = saved.get();
     TORCH_CHECK(
         PyTuple_Check(tuple),
         "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ",

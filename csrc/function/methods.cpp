@@ -4,6 +4,7 @@
 #include <function/state.h>
 #include <hooks/register.h>
 #include <python/error.h>
+#include <python/method.h>
 
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -66,15 +67,16 @@ PyObject* register_hook_dict(PyObject* self, PyObject* tensor) {
   HANDLE_TH_ERRORS
   TORCH_CHECK(
       THPVariable_Check(tensor), "_register_hook_dict expected a Tensor");
-  PyObject* hooks = reinterpret_cast<THPVariable*>(tensor)->backward_hooks;
+  Ref hooks =
+      Ref::share(reinterpret_cast<THPVariable*>(tensor)->backward_hooks);
   TORCH_CHECK(
-      hooks != nullptr && PyDict_Check(hooks),
+      hooks && PyDict_Check(hooks.get()),
       "_register_hook_dict expected a Tensor with a dict of backward hooks; "
       "use Tensor.register_hook");
   add_tensor_hooks(
       *live_node(as_state(self), "_register_hook_dict"),
       THPVariable_Unpack(tensor),
-      hooks);
+      hooks.get());
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
@@ -95,21 +97,22 @@ PyObject* get_compiled_autograd_symints(PyObject* self, PyObject*) {
 
 } // namespace
 
+#define TORCH_EXT_METHOD(name, function, flags) \
+  { name, Guarded<function>::call, flags, nullptr }
+
 PyMethodDef state_methods[] = {
-    {"name", name, METH_NOARGS, nullptr},
-    {"_sequence_nr", sequence_nr, METH_NOARGS, nullptr},
-    {"_set_sequence_nr", set_sequence_nr, METH_O, nullptr},
-    {"maybe_clear_saved_tensors",
-     maybe_clear_saved_tensors,
-     METH_NOARGS,
-     nullptr},
-    {"register_hook", state_register_hook, METH_O, nullptr},
-    {"register_prehook", state_register_prehook, METH_O, nullptr},
-    {"_register_hook_dict", register_hook_dict, METH_O, nullptr},
-    {"_get_compiled_autograd_symints",
-     get_compiled_autograd_symints,
-     METH_NOARGS,
-     nullptr},
+    TORCH_EXT_METHOD("name", name, METH_NOARGS),
+    TORCH_EXT_METHOD("_sequence_nr", sequence_nr, METH_NOARGS),
+    TORCH_EXT_METHOD("_set_sequence_nr", set_sequence_nr, METH_O),
+    TORCH_EXT_METHOD(
+        "maybe_clear_saved_tensors", maybe_clear_saved_tensors, METH_NOARGS),
+    TORCH_EXT_METHOD("register_hook", state_register_hook, METH_O),
+    TORCH_EXT_METHOD("register_prehook", state_register_prehook, METH_O),
+    TORCH_EXT_METHOD("_register_hook_dict", register_hook_dict, METH_O),
+    TORCH_EXT_METHOD(
+        "_get_compiled_autograd_symints",
+        get_compiled_autograd_symints,
+        METH_NOARGS),
     {nullptr, nullptr, 0, nullptr}};
 
 } // namespace torch_ext

@@ -35,11 +35,14 @@ at::Tensor view_as_self_by_python(const at::Tensor& tensor) {
 /// Whether tensor.view_as(tensor) in Python would come straight to ATen: a
 /// plain tensor, no mode that watches, the method torch's own.
 bool has_plain_view_as(PyObject* object) {
-  static PyObject* const view_as = compat::type_lookup(
-      reinterpret_cast<PyTypeObject*>(THPVariableClass), names.view_as);
+  // Owned for the life of the process.
+  static PyObject* const view_as =
+      compat::type_lookup(
+          reinterpret_cast<PyTypeObject*>(THPVariableClass), names.view_as)
+          .release();
   return THPVariable_CheckExact(object) &&
       !at::impl::torch_function_mode_enabled() &&
-      compat::type_lookup(Py_TYPE(object), names.view_as) == view_as;
+      compat::type_lookup(Py_TYPE(object), names.view_as).get() == view_as;
 }
 
 /// An input that is returned as it is becomes a view of itself, made as if in

@@ -1,5 +1,7 @@
 #include <function/profile.h>
 
+#include <python/error.h>
+
 #include <ATen/SequenceNumber.h>
 #include <ATen/core/jit_type.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -12,12 +14,11 @@ namespace {
 
 c10::TypePtr infer_type(PyObject* value);
 
-/// The one type of all of `count` values, or null.
-template <typename Item>
-c10::TypePtr infer_common_type(Py_ssize_t count, Item item) {
+/// The one type of all items of a list that only the caller has, or null.
+c10::TypePtr infer_item_type(const Ref& list) {
   c10::TypePtr common;
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    c10::TypePtr type = infer_type(item(i));
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list.get()); ++i) {
+    c10::TypePtr type = infer_type(PyList_GET_ITEM(list.get(), i));
     if (type != nullptr && common != nullptr) {
       type = c10::unifyTypes(common, type).value_or(nullptr);
     }
@@ -41,19 +42,8 @@ c10::TypePtr infer_tuple_type(PyObject* tuple) {
 }
 
 c10::TypePtr infer_dict_type(PyObject* dict) {
-  std::vector<PyObject*> keys;
-  std::vector<PyObject*> values;
-  PyObject* key = nullptr;
-  PyObject* value = nullptr;
-  for (Py_ssize_t position = 0; PyDict_Next(dict, &position, &key, &value);) {
-    keys.push_back(key);
-    values.push_back(value);
-  }
-  const auto count = static_cast<Py_ssize_t>(keys.size());
-  c10::TypePtr key_type =
-      infer_common_type(count, [&](Py_ssize_t i) { return keys[i]; });
-  c10::TypePtr value_type =
-      infer_common_type(count, [&](Py_ssize_t i) { return values[i]; });
+  c10::TypePtr key_type = infer_item_type(checked(PyDict_Keys(dict)));
+  c10::TypePtr value_type = infer_item_type(checked(PyDict_Values(dict)));
   return key_type != nullptr && value_type != nullptr
       ? c10::DictType::create(std::move(key_type), std::move(value_type))
       : nullptr;
@@ -85,9 +75,8 @@ c10::TypePtr infer_type(PyObject* value) {
     return infer_dict_type(value);
   }
   if (PyList_Check(value)) {
-    c10::TypePtr type = infer_common_type(
-        PyList_GET_SIZE(value),
-        [&](Py_ssize_t i) { return PyList_GET_ITEM(value, i); });
+    c10::TypePtr type = infer_item_type(
+        checked(PyList_GetSlice(value, 0, PY_SSIZE_T_MAX)));
     return type != nullptr ? c10::ListType::create(std::move(type)) : nullptr;
   }
   return nullptr;

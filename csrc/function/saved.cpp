@@ -98,6 +98,7 @@ void TensorsToSave::save(State& state, PyObject* outputs) const {
 
 Ref unpack_saved(State& state) {
   THPFunction& base = state.base;
+  compat::CriticalSection of_ctx(state.object());
   TORCH_CHECK(!state.freed(), torch::autograd::ERR_BACKWARD_TWICE);
   const size_t count = base.saved_variables.size();
   Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(count)));

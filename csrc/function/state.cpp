@@ -161,6 +161,7 @@ PyObject* new_state(PyTypeObject* type) {
 void drop_saved(State& state) {
   // Moved out first: what a tensor's end runs may look at this state.
   std::vector<SavedVariable> saved;
+  compat::CriticalSection of_ctx(state.object());
   saved.swap(state.base.saved_variables);
   state.maybe_saved.store(false, std::memory_order_release);
   if (state.unpacking == 0) {
@@ -236,9 +237,10 @@ PyObject* meta_instancecheck(PyObject* cls, PyObject* object) {
   if (PyObject_TypeCheck(object, type)) {
     Py_RETURN_TRUE;
   }
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_bases); ++i) {
+  const Ref bases = Ref::share(type->tp_bases);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases.get()); ++i) {
     auto* base =
-        reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(type->tp_bases, i));
+        reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(bases.get(), i));
     if (base != &StateType && PyObject_TypeCheck(object, base)) {
       Py_RETURN_TRUE;
     }

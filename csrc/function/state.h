@@ -12,6 +12,9 @@ namespace torch_ext {
 /// that every cast in libtorch_python stays valid; ours follows.
 ///
 /// Ownership of the state and its node (base.cdata): see compat.h.
+///
+/// Once Python code can see it, what changes is guarded by the GIL or, where
+/// there is none, by the object's critical section.
 struct State {
   THPFunction base;
 
@@ -50,10 +53,12 @@ struct State {
   }
   /// base.input_info and base.output_info, complete.
   const std::vector<torch::autograd::VariableInfo>& input_infos() {
+    compat::CriticalSection of_ctx(object());
     packed_inputs.unpack(base.input_info);
     return base.input_info;
   }
   const std::vector<torch::autograd::VariableInfo>& output_infos() {
+    compat::CriticalSection of_ctx(object());
     packed_outputs.unpack(base.output_info);
     return base.output_info;
   }

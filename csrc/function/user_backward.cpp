@@ -85,8 +85,10 @@ bool init_user_backward() {
   }
   base_function = function.release();
   base_apply = apply.release();
-  base_get_user_fn = Py_XNewRef(compat::type_lookup(
-      reinterpret_cast<PyTypeObject*>(base.get()), names._get_user_fn));
+  base_get_user_fn =
+      compat::type_lookup(
+          reinterpret_cast<PyTypeObject*>(base.get()), names._get_user_fn)
+          .release();
   return true;
 }
 

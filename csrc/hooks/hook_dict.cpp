@@ -1,5 +1,6 @@
 #include <hooks/hook_dict.h>
 
+#include <compat.h>
 #include <python/error.h>
 #include <python/gil.h>
 
@@ -87,6 +88,7 @@ using HookList = c10::SmallVector<Ref, 4>;
 /// The hooks as they are now, kept alive: hooks add and remove hooks.
 HookList hooks_of(PyObject* dict) {
   HookList hooks;
+  compat::CriticalSection of_dict(dict);
   PyObject* key = nullptr;
   PyObject* hook = nullptr;
   Py_ssize_t position = 0;

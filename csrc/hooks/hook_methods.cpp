@@ -19,32 +19,28 @@ PyObject* py_post_accumulate_grad_hooks(PyObject*, PyObject* tensor) {
   END_HANDLE_TH_ERRORS
 }
 
-/// The node and the hook that a function was called with.
-struct NodeAndHook {
-  compat::NodePtr node;
-  PyObject* hook;
-};
-
-NodeAndHook read(PyObject* arguments) {
+/// Registers by `add` the hook that a function was called with on the node.
+PyObject* add_to_node(
+    PyObject* arguments,
+    PyObject* (*add)(torch::autograd::Node&, PyObject*)) {
   PyObject* node = nullptr;
   PyObject* hook = nullptr;
   if (!PyArg_ParseTuple(arguments, "OO", &node, &hook)) {
-    throw python_error();
+    return nullptr;
   }
-  return {node_of(node), hook};
+  compat::CriticalSection of_node(node);
+  return add(*node_of(node), hook);
 }
 
 PyObject* py_register_prehook(PyObject*, PyObject* arguments) {
   HANDLE_TH_ERRORS
-  auto [node, hook] = read(arguments);
-  return register_prehook(*node, hook);
+  return add_to_node(arguments, register_prehook);
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* py_register_posthook(PyObject*, PyObject* arguments) {
   HANDLE_TH_ERRORS
-  auto [node, hook] = read(arguments);
-  return register_posthook(*node, hook);
+  return add_to_node(arguments, register_posthook);
   END_HANDLE_TH_ERRORS
 }
 

@@ -51,6 +51,7 @@ bool has_python_hooks(const Hooks& hooks) {
 } // namespace
 
 PyObject* tensor_hooks(PyObject* object) {
+  compat::CriticalSection of_tensor(object);
   THPVariable* variable = differentiable_tensor(object);
   const at::Tensor& tensor = variable->cdata;
   if (variable->backward_hooks == nullptr) {
@@ -71,6 +72,7 @@ PyObject* tensor_hooks(PyObject* object) {
 }
 
 PyObject* post_accumulate_grad_hooks(PyObject* object) {
+  compat::CriticalSection of_tensor(object);
   THPVariable* variable = differentiable_tensor(object);
   const at::Tensor& tensor = variable->cdata;
   TORCH_CHECK(

@@ -3,6 +3,7 @@
 
 #include <python/ref.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pythoncapi_compat.h>
 
 namespace torch_ext {
 
@@ -39,6 +40,13 @@ inline void check_status(int status) {
   if (status < 0) {
     throw_python_error();
   }
+}
+
+/// The item of a dict: null where there is none. Throws what comparing raises.
+inline Ref find_item(PyObject* dict, PyObject* key) {
+  PyObject* value = nullptr;
+  check_status(PyDict_GetItemRef(dict, key, &value));
+  return Ref::steal(value);
 }
 
 /// The tuple itself, or a tuple of the one object: what a function that may

@@ -21,12 +21,11 @@ using torch::jit::Value;
 /// The module that the class was defined in, where its own dict names it.
 std::optional<std::string> module_of(PyTypeObject* cls) {
   Ref dict = checked(compat::type_dict(cls));
-  PyObject* module = PyDict_GetItemWithError(dict.get(), names.__module__);
-  if (module == nullptr) {
-    check_status(PyErr_Occurred() != nullptr ? -1 : 0);
+  Ref module = find_item(dict.get(), names.__module__);
+  if (!module) {
     return std::nullopt;
   }
-  const char* text = PyUnicode_AsUTF8(module);
+  const char* text = PyUnicode_AsUTF8(module.get());
   if (text == nullptr) {
     PyErr_Clear(); // not a str, or not to be encoded: the node does without
     return std::nullopt;

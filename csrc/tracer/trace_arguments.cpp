@@ -1,5 +1,6 @@
 #include <tracer/trace_arguments.h>
 
+#include <compat.h>
 #include <python/error.h>
 #include <tracer/infer.h>
 
@@ -61,6 +62,7 @@ py::dict TraceArguments::named_inputs() const {
         type_name(inputs_dict));
   }
   auto dict = py::reinterpret_borrow<py::dict>(inputs_dict);
+  compat::CriticalSection of_dict(inputs_dict);
   for (const auto& item : dict) {
     if (!PyUnicode_Check(item.first.ptr())) {
       raise(

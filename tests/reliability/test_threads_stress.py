@@ -157,8 +157,8 @@ def test_class_that_is_changed_while_it_is_called(base):
     def change(index):
         for i in range(ROUNDS):
             function.backward = by_factor[3 + i % 2 * 2]
-            function.extra = i
-            del function.extra
+            setattr(function, f"extra{index}", i)
+            delattr(function, f"extra{index}")
 
     def read(index):
         for _ in range(ROUNDS):
@@ -241,6 +241,101 @@ def test_garbage_is_collected_while_others_run(base):
     gc.collect()
     gc.freeze()
     on_threads(make_cycles, make_cycles, make_cycles, collect)
+
+
+def test_one_ctx_looked_at_by_all(base):
+    function = make_triple(base)
+    needed = {(True,), (False,), None}
+
+    def look(index, node, x):
+        for i in range(ROUNDS // 10):
+            assert node.next_functions[0][0].variable is x
+            assert node.needs_input_grad in needed
+            assert (node.to_save, node.metadata, node.name()) == (None, {}, "TripleBackward")
+            try:
+                (saved,) = node.saved_tensors
+                assert saved is x
+            except RuntimeError as error:
+                assert "already been freed" in str(error)
+            if index % 4 == 1:
+                node.needs_input_grad = (i % 2 == 0,)
+            if index % 4 == 2 and i == ROUNDS // 20:
+                node.maybe_clear_saved_tensors()
+
+    for _ in range(ROUNDS // 20):
+        x = torch.ones(2, requires_grad=True)
+        node = function.apply(x).grad_fn
+        on_threads(lambda index, node=node, x=x: look(index, node, x))
+
+
+def test_missing_gradients_of_one_node_made_by_all(base):
+    class Pair(base):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2, x * 3
+
+        @staticmethod
+        def backward(ctx, double, triple):
+            return double * 2 + triple * 3
+
+    for _ in range(ROUNDS // 10):
+        x = torch.ones(2, requires_grad=True)
+        total = Pair.apply(x)[0].sum()
+
+        def work(index, total=total, x=x):
+            assert torch.autograd.grad(total, x, retain_graph=True)[0].tolist() == [2.0, 2.0]
+
+        on_threads(work)
+
+
+def test_arguments_and_defaults_that_change_meanwhile(base):
+    class Scaled(base):
+        @staticmethod
+        def forward(x, numbers=(3,)):
+            return x * 3
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            assert len(inputs) == 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 3, None
+
+    numbers = [1] * 100
+    by_name = {"one": 1}
+
+    def call(index):
+        x = torch.ones(2, requires_grad=True)
+        for _ in range(ROUNDS):
+            for arguments in ((x, numbers), (x, by_name), (x,)):
+                assert Scaled.apply(*arguments).tolist() == [3.0, 3.0]
+
+    def change(index):
+        for i in range(ROUNDS):
+            del numbers[i % 90 :]
+            numbers.extend([i] * 100)
+            by_name[f"{index}.{i}"] = i
+            by_name.pop(f"{index}.{i - 1}", None)
+            Scaled.forward.__defaults__ = ((i,),)
+            Scaled.forward.__dict__ = {"note": i}
+
+    with torch.profiler.profile(record_shapes=True, activities=[torch.profiler.ProfilerActivity.CPU]):
+        on_threads(call, change)
+
+
+def test_one_traceback_read_by_all():
+    function = make_triple(torch_ext.Function)
+    with torch_ext.anomaly.set_detect_anomaly(True):
+        nodes = [function.apply(torch.ones(2, requires_grad=True)).grad_fn for _ in range(ROUNDS // 4)]
+    expected = len(nodes[0].metadata["traceback_"])
+
+    def read(index):
+        for node in nodes:
+            assert len(node.metadata["traceback_"]) == expected
+
+    on_threads(read)
+    assert all(node.metadata["traceback_"][-1] == nodes[0].metadata["traceback_"][-1] for node in nodes)
 
 
 @pytest.mark.filterwarnings("ignore")
