@@ -33,9 +33,12 @@ def install() -> None:
     global _torch_apply
     with _lock:
         if _torch_apply is None:
-            _torch_apply = torch.autograd.Function.__dict__["apply"]
-            torch.autograd.Function.apply = classmethod(_C.apply)
+            # What can fail comes first: then nothing has changed.
+            ours = classmethod(_C.apply)
             anomaly.follow_install(True)
+            theirs = torch.autograd.Function.__dict__["apply"]
+            torch.autograd.Function.apply = ours
+            _torch_apply = theirs
 
 
 def uninstall() -> None:

@@ -58,7 +58,7 @@ ENGINE = torch.autograd.Variable._execution_engine
 
 OWN = {
     "accelerate": (torch_ext.accelerate, TypeError, "takes a subclass of torch.autograd.Function"),
-    "_C.use_our_anomaly_metadata": (torch_ext._C.use_our_anomaly_metadata, RuntimeError, "Boolean value of Tensor"),
+    "_C.use_our_anomaly_metadata": (torch_ext._C.use_our_anomaly_metadata, TypeError, "takes a bool, got"),
     "_C.make_reporting_engine": (torch_ext._C.make_reporting_engine, TypeError, "expected torch's engine, got"),
     "_C.tensor_hooks": (torch_ext._C.tensor_hooks, (TypeError, RuntimeError), "expected a Tensor, got|doesn't require"),
     "_C.post_accumulate_grad_hooks": (
