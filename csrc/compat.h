@@ -58,9 +58,10 @@ inline PyObject* ctx_of(const torch::autograd::PyNode& node) {
   return node.pyobj();
 }
 
-/// What the garbage collector has to see of the node that a ctx owns.
-inline int traverse_node(NodeOfCtx& cdata, visitproc visit, void* arg) {
-  return cdata ? torch::autograd::traverse_node(cdata, visit, arg) : 0;
+/// The node where the ctx owns it, so that either lives as long as the other;
+/// null where it doesn't, or there is none.
+inline torch::autograd::Node* owned_node(const NodeOfCtx& cdata) {
+  return cdata.get();
 }
 
 /// Ends the node's reference to `ctx`, which is being deallocated: what the
@@ -99,8 +100,8 @@ inline PyObject* ctx_of(const torch::autograd::PyNode& node) {
   return node.obj;
 }
 
-inline int traverse_node(NodeOfCtx&, visitproc, void*) {
-  return 0;
+inline torch::autograd::Node* owned_node(const NodeOfCtx&) {
+  return nullptr;
 }
 
 inline void forget_ctx(const NodeOfCtx&, PyObject*) {}

@@ -1,7 +1,7 @@
 #include <function/class_record.h>
 
 #include <compat.h>
-#include <function/state.h>
+#include <function/garbage.h>
 #include <python/error.h>
 #include <python/names.h>
 
