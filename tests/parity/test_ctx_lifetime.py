@@ -245,7 +245,7 @@ HOOK_CYCLES = {
 }
 
 node_lives_with_ctx = pytest.mark.skipif(
-    not torch_is_since("2.13"), reason="the node owns its ctx: whatever leads back to it is never collected"
+    not torch_is_since("2.13"), reason="there the node owns its ctx, and is not shown to the collector"
 )
 
 
