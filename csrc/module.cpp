@@ -31,10 +31,15 @@ PyDoc_STRVAR(
     "what held before.");
 
 PyObject* use_our_anomaly_metadata(PyObject*, PyObject* ours) {
-  const int use = PyObject_IsTrue(ours);
-  return use < 0
-      ? nullptr
-      : PyBool_FromLong(torch_ext::use_our_anomaly_metadata(use != 0));
+  if (!PyBool_Check(ours)) {
+    return PyErr_Format(
+        PyExc_TypeError,
+        "use_our_anomaly_metadata() takes a bool, got %s",
+        Py_TYPE(ours)->tp_name);
+  }
+  HANDLE_TH_ERRORS
+  return PyBool_FromLong(torch_ext::use_our_anomaly_metadata(ours == Py_True));
+  END_HANDLE_TH_ERRORS
 }
 
 PyDoc_STRVAR(

@@ -33,9 +33,11 @@ def install() -> None:
     global _torch_apply
     with _lock:
         if _torch_apply is None:
-            _torch_apply = torch.autograd.Function.__dict__["apply"]
-            torch.autograd.Function.apply = _C.apply
+            # What can fail comes first: then nothing has changed.
             anomaly.follow_install(True)
+            theirs = torch.autograd.Function.__dict__["apply"]
+            torch.autograd.Function.apply = _C.apply
+            _torch_apply = theirs
 
 
 def uninstall() -> None:
