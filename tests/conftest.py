@@ -9,6 +9,9 @@ import pytest
 import torch
 from harness.engine import prepare
 
+import torch_ext
+from torch_ext import anomaly
+
 VARIANTS = ("ours", "installed")
 
 
@@ -79,6 +82,14 @@ def pytest_collection_finish(session):
     # Scenarios collect garbage many times: keep torch's own modules out of each pass.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_on():
+    """The modes of the process, which the next test would run in."""
+    yield
+    on = {"installed": torch_ext.is_installed(), "anomaly mode": torch.is_anomaly_enabled(), **vars(anomaly._switch)}
+    assert not any(on.values()), on
 
 
 @pytest.fixture

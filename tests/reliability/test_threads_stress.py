@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from torch.utils.hooks import RemovableHandle
 
 import torch_ext
 from torch_ext import hooks
@@ -21,7 +22,7 @@ def free_running():
     yield
     sys.setswitchinterval(before)
     torch_ext.uninstall()
-    torch.set_anomaly_enabled(False)
+    torch_ext.set_detect_anomaly(False)  # contexts that overlap leave on what the last one found
 
 
 def on_threads(*works, count=THREADS):
@@ -189,6 +190,20 @@ def test_install_and_uninstall_while_others_call():
     on_threads(call, call, install, within)
 
 
+@pytest.fixture
+def handles_counted_one_by_one(monkeypatch):
+    """torch counts up the ids of handles unguarded: without the GIL two of them may get the same."""
+    lock = threading.Lock()
+    init = RemovableHandle.__init__
+
+    def locked_init(self, *args, **kwargs):
+        with lock:
+            init(self, *args, **kwargs)
+
+    monkeypatch.setattr(RemovableHandle, "__init__", locked_init)
+
+
+@pytest.mark.usefixtures("handles_counted_one_by_one")
 def test_hooks_added_and_removed_during_backward(base):
     function = make_triple(base)
     x = torch.ones(2, requires_grad=True)
@@ -248,7 +263,7 @@ def test_one_ctx_looked_at_by_all(base):
     needed = {(True,), (False,), None}
 
     def look(index, node, x):
-        for i in range(ROUNDS // 10):
+        for i in range(ROUNDS // 2):
             assert node.next_functions[0][0].variable is x
             assert node.needs_input_grad in needed
             assert (node.to_save, node.metadata, node.name()) == (None, {}, "TripleBackward")
@@ -259,10 +274,10 @@ def test_one_ctx_looked_at_by_all(base):
                 assert "already been freed" in str(error)
             if index % 4 == 1:
                 node.needs_input_grad = (i % 2 == 0,)
-            if index % 4 == 2 and i == ROUNDS // 20:
+            if index % 4 == 2 and i == ROUNDS // 4:
                 node.maybe_clear_saved_tensors()
 
-    for _ in range(ROUNDS // 20):
+    for _ in range(ROUNDS // 4):
         x = torch.ones(2, requires_grad=True)
         node = function.apply(x).grad_fn
         on_threads(lambda index, node=node, x=x: look(index, node, x))
@@ -330,12 +345,11 @@ def test_one_traceback_read_by_all():
         nodes = [function.apply(torch.ones(2, requires_grad=True)).grad_fn for _ in range(ROUNDS // 4)]
     expected = len(nodes[0].metadata["traceback_"])
 
-    def read(index):
-        for node in nodes:
-            assert len(node.metadata["traceback_"]) == expected
+    def read(index, node):
+        assert len(node.metadata["traceback_"]) == expected
 
-    on_threads(read)
-    assert all(node.metadata["traceback_"][-1] == nodes[0].metadata["traceback_"][-1] for node in nodes)
+    for node in nodes:
+        on_threads(lambda index, node=node: read(index, node))
 
 
 @pytest.mark.filterwarnings("ignore")
