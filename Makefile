@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
 	@echo 'make test    run the tests                (DEVICE=cuda, ARGS="-k hooks")'
-	@echo 'make bench   measure against stock torch  (ARGS="--json")'
+	@echo 'make bench   measure against stock torch  (DEVICE=cuda, ARGS="--json")'
 	@echo 'make build   compile what has changed'
 	@echo 'make lint    check the Python code'
 	@echo 'make leaks   run each parity scenario 1,000 times   (LEAKS=50, ARGS="-k hooks")'
@@ -35,7 +35,7 @@ test: build
 	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --device $(DEVICE) $(ARGS)
 
 bench: build
-	$(PY) -m tools.bench $(ARGS)
+	$(PY) -m tools.bench --device $(DEVICE) $(ARGS)
 
 build: $(BUILT)
 

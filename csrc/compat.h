@@ -62,9 +62,10 @@ inline PyObject* ctx_of(const torch::autograd::PyNode& node) {
   return node.pyobj();
 }
 
-/// What the garbage collector has to see of the node that a ctx owns.
-inline int traverse_node(NodeOfCtx& cdata, visitproc visit, void* arg) {
-  return cdata ? torch::autograd::traverse_node(cdata, visit, arg) : 0;
+/// The node where the ctx owns it, so that either lives as long as the other;
+/// null where it doesn't, or there is none.
+inline torch::autograd::Node* owned_node(const NodeOfCtx& cdata) {
+  return cdata.get();
 }
 
 /// Whether there is a node behind a grad_fn.
@@ -108,8 +109,8 @@ inline PyObject* ctx_of(const torch::autograd::PyNode& node) {
   return node.obj;
 }
 
-inline int traverse_node(NodeOfCtx&, visitproc, void*) {
-  return 0;
+inline torch::autograd::Node* owned_node(const NodeOfCtx&) {
+  return nullptr;
 }
 
 inline bool has_node(PyObject* grad_fn) {

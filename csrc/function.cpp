@@ -5,6 +5,7 @@
 #include <function/attributes.cpp>
 #include <function/class_record.cpp>
 #include <function/compiled_autograd.cpp>
+#include <function/garbage.cpp>
 #include <function/grad_dtypes.cpp>
 #include <function/inputs.cpp>
 #include <function/jvp.cpp>

@@ -31,10 +31,15 @@ PyDoc_STRVAR(
     "what held before.");
 
 PyObject* use_our_anomaly_metadata(PyObject*, PyObject* ours) {
-  const int use = PyObject_IsTrue(ours);
-  return use < 0
-      ? nullptr
-      : PyBool_FromLong(torch_ext::use_our_anomaly_metadata(use != 0));
+  if (!PyBool_Check(ours)) {
+    return PyErr_Format(
+        PyExc_TypeError,
+        "use_our_anomaly_metadata() takes a bool, got %s",
+        Py_TYPE(ours)->tp_name);
+  }
+  HANDLE_TH_ERRORS
+  return PyBool_FromLong(torch_ext::use_our_anomaly_metadata(ours == Py_True));
+  END_HANDLE_TH_ERRORS
 }
 
 PyDoc_STRVAR(
@@ -104,7 +109,7 @@ PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
       !torch_ext::init_lazy_traceback() || !torch_ext::init_user_backward()) {
     return nullptr;
   }
-  Ref apply = Ref::steal(torch_ext::make_apply_callable());
+  Ref apply = Ref::steal(torch_ext::make_apply());
   Ref module = apply ? Ref::steal(PyModule_Create(&definition)) : Ref();
   Ref grad_dtypes =
       module ? Ref::steal(torch_ext::new_output_grad_dtypes()) : Ref();

@@ -1,10 +1,16 @@
 """Options and fixtures that all tests share."""
 
 import gc
+import os
 import warnings
 
+import devices
 import pytest
 import torch
+from harness.engine import prepare
+
+import torch_ext
+from torch_ext import anomaly
 
 VARIANTS = ("ours", "installed")
 
@@ -14,7 +20,8 @@ def pytest_addoption(parser):
     group.addoption(
         "--device",
         default="cpu",
-        help="device on which the parity scenarios make their tensors (default: cpu)",
+        help="device on which the parity scenarios make their tensors; 'cuda' runs tests/cuda as well, and falls back "
+        "to the CPU where there is no GPU (default: cpu)",
     )
     group.addoption(
         "--leaks",
@@ -35,6 +42,22 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     # Bit-for-bit comparison needs sums that are taken in one order.
     torch.set_num_threads(1)
+    config.stash[devices.CHOICE] = choice = devices.choose(config.getoption("device"))
+    if choice.has_gpu:
+        # cuBLAS reads it once, and has no fixed order on several streams without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def pytest_report_header(config):
+    return config.stash[devices.CHOICE].note
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    choice = config.stash[devices.CHOICE]
+    if not choice.as_asked:
+        terminalreporter.section("device")
+        terminalreporter.line(choice.note)
 
 
 def pytest_generate_tests(metafunc):
@@ -54,9 +77,19 @@ def _load_what_torch_loads_on_first_use():
 
 def pytest_collection_finish(session):
     _load_what_torch_loads_on_first_use()
+    if not session.config.option.collectonly:
+        prepare(session.config.stash[devices.CHOICE].device)
     # Scenarios collect garbage many times: keep torch's own modules out of each pass.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_on():
+    """The modes of the process, which the next test would run in."""
+    yield
+    on = {"installed": torch_ext.is_installed(), "anomaly mode": torch.is_anomaly_enabled(), **vars(anomaly._switch)}
+    assert not any(on.values()), on
 
 
 @pytest.fixture
@@ -66,4 +99,4 @@ def repeat(request):
 
 @pytest.fixture
 def device(request):
-    return torch.device(request.config.getoption("device"))
+    return request.config.stash[devices.CHOICE].device

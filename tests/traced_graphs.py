@@ -1,7 +1,6 @@
 """Graphs of torch.jit as text, for scenarios to record."""
 
 import re
-import types
 
 import torch
 
@@ -32,7 +31,7 @@ def record_calls(s, label, graph):
                 "module": node.s("module") if "module" in names else None,
                 "scope": node.scopeName(),
                 "types": [value.type().annotation_str for value in node.outputs()],
-                "callable": isinstance(node.pyobj(), types.MethodType) and node.pyobj().__name__,
+                "callable": callable(node.pyobj()) and node.pyobj().__name__,
                 "class": node.pyobj().__self__.__qualname__,
                 "is a Function": issubclass(node.pyobj().__self__, torch.autograd.Function),
                 "source": _source(node),

@@ -51,8 +51,8 @@ class FunctionState(torch._C._FunctionBase):
 output_grad_dtypes: Any
 """ctx.output_grad_dtypes, for a torch whose ctx has none: a descriptor."""
 
-def apply(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
-    """Calls the custom Function ``cls`` on the arguments."""
+apply: classmethod[Any, ..., Any]
+"""What stands in a class as ``apply``: of the kind that torch's own is, a classmethod of Python or of C."""
 
 def call(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
     """Calls the custom Function without a Python frame for the call itself."""

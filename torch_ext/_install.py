@@ -33,9 +33,11 @@ def install() -> None:
     global _torch_apply
     with _lock:
         if _torch_apply is None:
-            _torch_apply = torch.autograd.Function.__dict__["apply"]
-            torch.autograd.Function.apply = classmethod(_C.apply)
+            # What can fail comes first: then nothing has changed.
             anomaly.follow_install(True)
+            theirs = torch.autograd.Function.__dict__["apply"]
+            torch.autograd.Function.apply = _C.apply
+            _torch_apply = theirs
 
 
 def uninstall() -> None:
@@ -102,14 +104,15 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
     with _lock:
         theirs = _torch_apply or torch.autograd.Function.__dict__["apply"]
         function = _compat.apply_of(cls)
-        if function is not _C.apply and function is not _compat.function_of(theirs):
+        ours = _compat.function_of(_C.apply)
+        if function is not ours and function is not _compat.function_of(theirs):
             raise TypeError(
                 f"{cls.__qualname__} has an apply of its own, which accelerate() "
                 "would hide; accelerate the class whose apply that calls instead"
             )
         # Also where install() is in force, which may be taken back.
-        if _compat.function_of(vars(cls).get("apply")) is not _C.apply:
-            cls.apply = classmethod(_C.apply)
+        if _compat.function_of(vars(cls).get("apply")) is not ours:
+            cls.apply = _C.apply
     return cls
 
 
@@ -117,7 +120,7 @@ def _restore_backward_classes() -> None:
     """Gives back to each Function the ``_backward_cls`` that torch made for it,
     but for those that go on running on torch_ext."""
     for cls in _C.classes_with_state_type():
-        if _compat.apply_of(cls) is not _C.apply:
+        if _compat.apply_of(cls) is not _compat.function_of(_C.apply):
             ours = vars(cls).get("_backward_cls")
             if isinstance(ours, type) and issubclass(ours, _C.FunctionState):
                 _, theirs = ours.__bases__

@@ -4,7 +4,7 @@ from __future__ import annotations
 import bisect
 import dis
 
-from ._C import apply
+from . import _C, _compat
 
 
 def place() -> tuple[str, str, int] | None:
@@ -12,7 +12,7 @@ def place() -> tuple[str, str, int] | None:
 
     None where torch's apply is C++ itself, as from torch 2.14 on.
     """
-    code = getattr(apply, "__code__", None)
+    code = getattr(_compat.function_of(_C.apply), "__code__", None)
     if code is None:
         return None
     calls = [step.offset for step in dis.get_instructions(code) if step.argval == "apply"]

@@ -30,13 +30,13 @@ class _Switch:
 
     def set(self, *, installed: bool | None = None, mode: bool | None = None) -> None:
         with _lock:
-            if installed is not None:
-                self.installed = installed
-            if mode is not None:
-                self.mode = mode
-            on = self.installed or self.mode
+            installed = self.installed if installed is None else installed
+            mode = self.mode if mode is None else mode
+            on = installed or mode
+            # What can fail comes first (it makes an engine, once): then nothing has changed.
             _C.use_our_anomaly_metadata(on)
             torch.autograd.Variable._execution_engine = _reporting_engine if on else _torch_engine
+            self.installed, self.mode = installed, mode
 
 
 _switch = globals().get("_switch") or _Switch()
@@ -45,6 +45,16 @@ _switch = globals().get("_switch") or _Switch()
 def follow_install(installed: bool) -> None:
     """Called by install() and uninstall(), not by users."""
     _switch.set(installed=installed)
+
+
+def _turn(mode: bool, check_nan: bool) -> None:
+    before = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    torch.set_anomaly_enabled(mode, check_nan)
+    try:
+        _switch.set(mode=bool(mode))
+    except BaseException:
+        torch.set_anomaly_enabled(*before)
+        raise
 
 
 class set_detect_anomaly:
@@ -62,8 +72,7 @@ class set_detect_anomaly:
         self.prev = torch.is_anomaly_enabled()
         self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
         self._prev_switch = _switch.mode
-        torch.set_anomaly_enabled(mode, check_nan)
-        _switch.set(mode=bool(mode))
+        _turn(mode, check_nan)
 
     def __enter__(self) -> None:
         pass
@@ -98,8 +107,7 @@ class detect_anomaly:
 
     def __enter__(self) -> None:
         self._prev_switch = _switch.mode
-        torch.set_anomaly_enabled(True, self.check_nan)
-        _switch.set(mode=True)
+        _turn(True, self.check_nan)
 
     def __exit__(self, *args: object) -> None:
         torch.set_anomaly_enabled(self.prev, self.prev_check_nan)

@@ -18,7 +18,7 @@ class Function(torch.autograd.Function):
     2.15; before, reading it raises AttributeError.
     """
 
-    apply = classmethod(_C.apply)
+    apply = _C.apply
 
 
 _compat.give_backports(Function)

@@ -26,9 +26,9 @@ bool is_function_class(PyObject* object) {
 }
 
 /// Whether the call is torch's own to handle: a transform of torch.func is at
-/// work, or there is no Function class to call, which is an error.
-bool is_for_torch(PyObject* const* args, Py_ssize_t count) {
-  return count == 0 || functorch_active() || !is_function_class(args[0]);
+/// work, or this is no Function class, which is an error.
+bool is_for_torch(PyObject* cls) {
+  return functorch_active() || !is_function_class(cls);
 }
 
 /// The class has a name of its own in the signature of torch's apply().
@@ -43,32 +43,46 @@ void refuse_cls(PyObject* keywords) {
   }
 }
 
-/// Vectorcalls `callable` with `first` before the arguments.
-Ref call_with(PyObject* callable, PyObject* first, const Arguments& arguments) {
+/// Vectorcalls `callable` with `first` before the arguments, of which the last
+/// are those that `keywords`, a tuple or null, has the names of.
+Ref call_with(
+    PyObject* callable,
+    PyObject* first,
+    PyObject* const* begin,
+    PyObject* const* end,
+    PyObject* keywords = nullptr) {
   // One slot in front for the callee's own use.
   c10::SmallVector<PyObject*, 18> stack{nullptr, first};
-  stack.append(arguments.begin(), arguments.end());
+  stack.append(begin, end);
+  const size_t named =
+      keywords == nullptr ? 0 : static_cast<size_t>(PyTuple_GET_SIZE(keywords));
   return checked(PyObject_Vectorcall(
       callable,
       stack.data() + 1,
-      (stack.size() - 1) | PY_VECTORCALL_ARGUMENTS_OFFSET,
-      nullptr));
+      (stack.size() - 1 - named) | PY_VECTORCALL_ARGUMENTS_OFFSET,
+      keywords));
+}
+
+Ref call_with(PyObject* callable, PyObject* first, const Arguments& arguments) {
+  return call_with(callable, first, arguments.begin(), arguments.end());
 }
 
 /// Calls torch's own apply, which may need the keyword arguments put in place.
-Ref call_torch(PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-  if (!compat::kApplyTakesKeywords && keywords != nullptr && count != 0 &&
-      is_function_class(args[0])) {
-    const ClassRecord record = read_class(args[0]);
+Ref call_torch(
+    PyObject* cls,
+    PyObject* const* args,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  if (!compat::kApplyTakesKeywords && keywords != nullptr &&
+      is_function_class(cls)) {
+    const ClassRecord record = read_class(cls);
     if (record.takes_keywords) {
       return call_with(
-          torch_apply(),
-          args[0],
-          bind_arguments(record, args + 1, count - 1, keywords));
+          torch_apply(), cls, bind_arguments(record, args, count, keywords));
     }
   }
-  return checked(PyObject_Vectorcall(
-      torch_apply(), args, static_cast<size_t>(count), keywords));
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  return call_with(torch_apply(), cls, args, args + count + named, keywords);
 }
 
 /// Runs forward, and setup_context where that is apart. Returns forward's
@@ -199,20 +213,20 @@ Ref call(PyTypeObject* cls, const ClassRecord& record, const Arguments& argument
 } // namespace
 
 PyObject* apply(
+    PyObject* cls,
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
   HANDLE_TH_ERRORS
-  if (is_for_torch(args, count)) {
-    return call_torch(args, count, keywords).release();
+  if (is_for_torch(cls)) {
+    return call_torch(cls, args, count, keywords).release();
   }
   if (keywords != nullptr) {
     refuse_cls(keywords);
   }
-  PyObject* cls = args[0];
   const ClassRecord record = read_class(cls);
   const Arguments arguments =
-      unwrap_dead(bind_arguments(record, args + 1, count - 1, keywords));
+      unwrap_dead(bind_arguments(record, args, count, keywords));
   return call(reinterpret_cast<PyTypeObject*>(cls), record, arguments).release();
   END_HANDLE_TH_ERRORS
 }

@@ -5,9 +5,10 @@
 
 namespace torch_ext {
 
-/// Calls the Function class args[0] on the other arguments, in the vectorcall
-/// convention. A new reference, or null with an exception set.
+/// Calls the Function class `cls` on the arguments, in the convention of
+/// METH_FASTCALL | METH_KEYWORDS. A new reference, or null with an exception set.
 PyObject* apply(
+    PyObject* cls,
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords);

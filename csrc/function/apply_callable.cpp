@@ -2,6 +2,7 @@
 
 #include <compat.h>
 #include <function/apply.h>
+#include <python/method.h>
 #include <python/names.h>
 #include <python/ref.h>
 
@@ -36,6 +37,17 @@ bool compile_watches_here() {
   return callback && callback.get() != Py_None;
 }
 
+/// apply(), the class being the first of the arguments. Without one the error is
+/// torch's to raise.
+PyObject* apply_to_first(
+    PyObject* const* args,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  return count == 0
+      ? PyObject_Vectorcall(torch_function, args, 0, keywords)
+      : apply(args[0], args + 1, count - 1, keywords);
+}
+
 PyObject* vectorcall(
     PyObject*,
     PyObject* const* args,
@@ -45,7 +57,7 @@ PyObject* vectorcall(
       compile_watches_here()) {
     return PyObject_Vectorcall(framed_apply, args, count, keywords);
   }
-  return apply(args, PyVectorcall_NARGS(count), keywords);
+  return apply_to_first(args, PyVectorcall_NARGS(count), keywords);
 }
 
 PyObject* getattro(PyObject* self, PyObject* name) {
@@ -106,6 +118,21 @@ PyMethodDef callable_methods[] = {
 
 PyTypeObject ApplyCallableType{};
 
+/// The method where torch's own apply is one of C too.
+PyMethodDef apply_method = {
+    "apply",
+    as_method(apply),
+    METH_FASTCALL | METH_KEYWORDS,
+    nullptr};
+
+/// What stands in the class as `apply`: a new reference, or null with an
+/// exception set.
+PyObject* make_descriptor() {
+  const auto* theirs = reinterpret_cast<PyMethodDescrObject*>(torch_function);
+  apply_method.ml_doc = theirs->d_method->ml_doc;
+  return PyDescr_NewClassMethod(&THPFunctionType, &apply_method);
+}
+
 bool init_type() {
   if (ApplyCallableType.tp_dict != nullptr) {
     return true;
@@ -156,15 +183,22 @@ bool init_torch_function() {
 
 } // namespace
 
-PyObject* make_apply_callable() {
+PyObject* make_apply() {
   if (!init_type() || !init_torch_function()) {
     return nullptr;
   }
-  PyObject* object = ApplyCallableType.tp_alloc(&ApplyCallableType, 0);
-  if (object != nullptr) {
-    reinterpret_cast<ApplyCallable*>(object)->vectorcall = vectorcall;
+  if (Py_IS_TYPE(torch_function, &PyClassMethodDescr_Type)) {
+    return make_descriptor();
   }
-  return object;
+  PyObject* object = ApplyCallableType.tp_alloc(&ApplyCallableType, 0);
+  if (object == nullptr) {
+    return nullptr;
+  }
+  reinterpret_cast<ApplyCallable*>(object)->vectorcall = vectorcall;
+  Ref callable = Ref::steal(object);
+  // By a call of the type, which copies the function's attributes.
+  return PyObject_CallOneArg(
+      reinterpret_cast<PyObject*>(&PyClassMethod_Type), callable.get());
 }
 
 PyObject* set_framed_apply(PyObject*, PyObject* arguments) {
@@ -185,7 +219,7 @@ PyObject* call(
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
-  return apply(args, count, keywords);
+  return apply_to_first(args, count, keywords);
 }
 
 PyObject* torch_apply() {

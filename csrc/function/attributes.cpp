@@ -126,7 +126,7 @@ PyObject* get_raw_saved_tensors(PyObject* self, void*) {
   HANDLE_TH_ERRORS
   State& state = as_state(self);
   TORCH_CHECK(!state.freed(), torch::autograd::ERR_BACKWARD_TWICE);
-  auto& saved = state.base.saved_variables;
+  auto& saved = state.saved_variables();
   Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(saved.size())));
   state.raw_saved_shown = true;
   for (size_t i = 0; i < saved.size(); ++i) {

@@ -1,6 +1,7 @@
 #include <function/class_record.h>
 
 #include <compat.h>
+#include <function/garbage.h>
 #include <function/state.h>
 #include <function/user_backward.h>
 #include <python/error.h>

@@ -146,7 +146,7 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
     args.collect(function.compiled_autograd_symints);
     args.set_default_dyn_type(prior);
 
-    args.collect(function.saved_variables, /*is_output=*/true);
+    args.collect(state.saved_variables(), /*is_output=*/true);
     args.collect(function.materialize_grads);
     args.collect(function.is_variable_input);
     args.collect(function.needs_input_grad != nullptr || state.input_count >= 0);

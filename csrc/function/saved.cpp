@@ -100,14 +100,14 @@ Ref unpack_saved(State& state) {
   THPFunction& base = state.base;
   compat::CriticalSection of_ctx(state.object());
   TORCH_CHECK(!state.freed(), torch::autograd::ERR_BACKWARD_TWICE);
-  const size_t count = base.saved_variables.size();
+  const auto& saved = state.saved_variables();
+  const size_t count = saved.size();
   Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(count)));
   Unpacking guard(state);
   for (size_t i = 0; i < count; ++i) {
     // An unpack hook may have run a backward that freed the rest.
-    TORCH_CHECK(
-        i < base.saved_variables.size(), torch::autograd::ERR_BACKWARD_TWICE);
-    at::Tensor tensor = base.saved_variables[i].unpack(compat::node_of(base.cdata));
+    TORCH_CHECK(i < saved.size(), torch::autograd::ERR_BACKWARD_TWICE);
+    at::Tensor tensor = saved[i].unpack(compat::node_of(base.cdata));
     PyObject* item = tensor.defined()
         ? checked(THPVariable_Wrap(std::move(tensor))).release()
         : Py_NewRef(Py_None);

@@ -1,5 +1,5 @@
-// Life and death of the state object: allocation, garbage collection, the end.
-#include <function/state.h>
+// Life and death of the state object: allocation and the end.
+#include <function/garbage.h>
 
 #include <python/error.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
@@ -30,6 +30,7 @@ PyObject* state_new(PyTypeObject* type, PyObject*, PyObject*) {
   new (&base.is_variable_input) std::vector<bool>();
   new (&base.cdata) compat::NodeOfCtx();
   compat::construct_newer_members(base);
+  new (&state.lent) std::vector<Ref>();
   new (&state.packed_inputs) PackedInfos();
   new (&state.packed_outputs) PackedInfos();
   new (&state.retired) std::vector<std::vector<SavedVariable>>();
@@ -48,60 +49,9 @@ PyObject* state_new(PyTypeObject* type, PyObject*, PyObject*) {
   END_HANDLE_TH_ERRORS
 }
 
-/// Visits the tensor in `saved` where the Python object behind it lives by this
-/// SavedVariable alone: then the reference that C++ holds on it is ours.
-int traverse_saved(const SavedVariable& saved, visitproc visit, void* arg) {
-  if (saved.has_hooks()) {
-    return 0;
-  }
-  std::optional<at::Tensor> data = saved.get_raw_data();
-  if (!data || !data->defined()) {
-    return 0;
-  }
-  // The Python object's own, the saved variable's, and that of `data`.
-  constexpr size_t kOnlySavedHere = 3;
-  PyObject* object = data->unsafeGetTensorImpl()->pyobj_slot()->load_pyobj();
-  if (object != nullptr && data->use_count() == kOnlySavedHere) {
-    Py_VISIT(object);
-  }
-  return 0;
-}
-
-int state_traverse(PyObject* object, visitproc visit, void* arg) {
-  State& state = as_state(object);
-  THPFunction& base = state.base;
-  Py_VISIT(base.needs_input_grad);
-  Py_VISIT(base.to_save);
-  Py_VISIT(base.non_differentiable);
-  Py_VISIT(base.dirty_tensors);
-  Py_VISIT(base.compiled_autograd_backward_state);
-  Py_VISIT(base.saved_for_forward);
-  Py_VISIT(state.output_grad_dtypes());
-  for (const SavedVariable& saved : base.saved_variables) {
-    if (int status = traverse_saved(saved, visit, arg)) {
-      return status;
-    }
-  }
-  // Half-built objects are reached too.
-  return compat::traverse_node(base.cdata, visit, arg);
-}
-
-int state_clear(PyObject* object) {
-  State& state = as_state(object);
-  THPFunction& base = state.base;
-  Py_CLEAR(base.needs_input_grad);
-  Py_CLEAR(base.to_save);
-  Py_CLEAR(base.non_differentiable);
-  Py_CLEAR(base.dirty_tensors);
-  Py_CLEAR(base.compiled_autograd_backward_state);
-  Py_CLEAR(base.saved_for_forward);
-  Py_CLEAR(state.output_grad_dtypes());
-  return 0;
-}
-
 void state_dealloc(PyObject* object) {
   PyObject_GC_UnTrack(object);
-  state_clear(object);
+  clear_state(object);
   State& state = as_state(object);
   THPFunction& base = state.base;
   compat::forget_ctx(base.cdata, object);
@@ -110,6 +60,7 @@ void state_dealloc(PyObject* object) {
   compat::destroy_newer_members(base);
   state.packed_outputs.~PackedInfos();
   state.packed_inputs.~PackedInfos();
+  state.lent.~vector();
   state.retired.~vector();
   base.is_variable_input.~vector();
   base.saved_variables.~vector();
@@ -120,24 +71,6 @@ void state_dealloc(PyObject* object) {
 }
 
 } // namespace
-
-void finalize_state(PyObject* object) {
-  State& state = as_state(object);
-  if (state.base.saved_variables.empty()) {
-    return;
-  }
-  state.set_freed(); // should a user's finaliser bring the node back
-  try {
-    drop_saved(state);
-  } catch (const std::bad_alloc&) {
-    // Let go of all the same. The exception that is set is the caller's.
-    PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NoMemory();
-    PyErr_WriteUnraisable(object);
-    PyErr_Restore(type, value, traceback);
-  }
-}
 
 PyObject* new_state(PyTypeObject* type) {
   // What type() does, less the argument tuples, unless a class on the way has
@@ -162,7 +95,7 @@ void drop_saved(State& state) {
   // Moved out first: what a tensor's end runs may look at this state.
   std::vector<SavedVariable> saved;
   compat::CriticalSection of_ctx(state.object());
-  saved.swap(state.base.saved_variables);
+  saved.swap(state.saved_variables());
   state.maybe_saved.store(false, std::memory_order_release);
   if (state.unpacking == 0) {
     for (auto& variable : saved) {
@@ -280,8 +213,8 @@ bool init_state_types() {
   StateType.tp_base = &THPFunctionType;
   StateType.tp_new = state_new;
   StateType.tp_dealloc = state_dealloc;
-  StateType.tp_traverse = state_traverse;
-  StateType.tp_clear = state_clear;
+  StateType.tp_traverse = traverse_state;
+  StateType.tp_clear = clear_state;
   StateType.tp_getset = state_attributes;
   StateType.tp_methods = state_methods;
   return PyType_Ready(&StateMetaType) == 0 && PyType_Ready(&StateType) == 0;

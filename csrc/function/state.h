@@ -3,6 +3,7 @@
 
 #include <compat.h>
 #include <function/tensor_infos.h>
+#include <python/ref.h>
 
 #include <atomic>
 
@@ -32,6 +33,10 @@ struct State {
   /// Whether base.saved_variables may have any. Read without the GIL.
   std::atomic<bool> maybe_saved;
 
+  /// Tensors of saved variables that are held as Python objects instead, each at
+  /// the variable's index, since the garbage collector finalised the state.
+  std::vector<Ref> lent;
+
   compat::Lacking lacking;
 
   /// What is not yet in base.input_info and base.output_info.
@@ -51,6 +56,8 @@ struct State {
   bool& boxed_grads_call() {
     return compat::boxed_grads_call(base, lacking);
   }
+  /// base.saved_variables, with what was lent put back. Needs the GIL.
+  std::vector<torch::autograd::SavedVariable>& saved_variables();
   /// base.input_info and base.output_info, complete.
   const std::vector<torch::autograd::VariableInfo>& input_infos() {
     compat::CriticalSection of_ctx(object());
@@ -110,12 +117,6 @@ PyObject* new_state(PyTypeObject* type);
 /// The tuple of bools, made on first use: a new reference (None where there is
 /// none), or null with an exception set.
 PyObject* needs_input_grad(State& state);
-
-/// tp_finalize of StateType's subclasses: comes before the garbage collector
-/// clears anything, in whatever order. A tensor that was visited through
-/// saved_variables must be let go first, as torch ends the process when it clears
-/// one that C++ still holds. Not StateType's own: dir(grad_fn) would show it.
-void finalize_state(PyObject* object);
 
 /// Drops what was saved for backward. Needs the GIL.
 void drop_saved(State& state);

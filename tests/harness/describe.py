@@ -63,10 +63,11 @@ class Describer:
     them are the same object.
     """
 
-    def __init__(self):
+    def __init__(self, device=torch.device("cpu")):
         self._numbers = {}
         self._next_number = itertools.count(1)
         self._first_sequence_nr = torch._C._autograd._get_sequence_nr()
+        self._threads_are_young = device.type == "cpu"
 
     def __call__(self, obj, depth=0):
         if depth > _MAX_DEPTH:
@@ -143,18 +144,20 @@ class Describer:
 
     def _node(self, node, depth):
         facts = {name: self._get(node, read, depth) for name, read in _NODE_FACTS.items()}
-        facts["sequence_nr"] = self._get(node, lambda node: self._relative(node._sequence_nr()), depth)
+        facts["sequence_nr"] = self._get(node, lambda node: self.sequence_nr(node._sequence_nr()), depth)
         facts["next_functions"] = self._get(node, lambda node: node.next_functions, depth)
         if isinstance(node, torch._C._FunctionBase):
             facts |= {name: self._get(node, read, depth) for name, read in _PYTHON_NODE_FACTS.items()}
         return self._named(node, facts)
 
-    def _relative(self, sequence_nr):
+    def sequence_nr(self, sequence_nr):
         if sequence_nr == _NO_SEQUENCE_NR:
             return "none"
-        # Each thread counts for itself, and a young one has not come far.
         relative = sequence_nr - self._first_sequence_nr
-        return relative if relative >= 0 else f"{sequence_nr} of another thread"
+        if relative >= 0:
+            return relative
+        # Each thread counts for itself, and a young one has not come far. A device's stays from one run to the next.
+        return f"{sequence_nr} of another thread" if self._threads_are_young else "of another thread"
 
     # Exceptions
 

@@ -14,6 +14,7 @@ import torch
 from levels import grows
 
 from .describe import Describer, normalise, render, type_name
+from .engine import settle
 from .variants import STOCK, VARIANTS
 
 
@@ -42,7 +43,7 @@ class Scenario:
         self.overlooked = set()
         self._kept = []
         self.is_oracle = is_oracle
-        self._describe = Describer()
+        self._describe = Describer(device)
         self._generator = torch.Generator().manual_seed(0)
 
     def tensor(self, data, **options):
@@ -66,6 +67,10 @@ class Scenario:
         """Write down all that can be seen of ``values`` now; call it from hooks to record their order."""
         described = [self._describe(value) for value in values]
         self.lines.extend(render(label, described[0] if len(described) == 1 else described))
+
+    def sequence_nr(self, number):
+        """A node's sequence number as it is written down: counted from the scenario's first."""
+        return self._describe.sequence_nr(number)
 
     def outcome(self, label, call, *args, **kwargs):
         """Record what ``call(*args, **kwargs)`` returns or raises; returns what it returned, or None."""
@@ -114,6 +119,7 @@ class Scenario:
 
     def alive(self, label, ref):
         """Record whether the target of a weak reference lives, before and after a garbage collection."""
+        settle(self.device)
         before = ref() is not None
         gc.collect()
         self.record(label, f"{'alive' if before else 'dead'}, after gc {'alive' if ref() is not None else 'dead'}")
@@ -125,6 +131,7 @@ class Scenario:
         """
 
         def count():
+            settle(self.device)
             gc.collect()
             return [sys.getrefcount(obj) for obj in objects]
 
@@ -162,14 +169,16 @@ def _reports(s):
         sys.unraisablehook = hook
 
 
-def _look_away():
+def _look_away(device):
     """Keep what there is now out of every collection, and of :func:`_live`: a pass takes no time then."""
+    settle(device)
     gc.collect()
     gc.freeze()
 
 
-def _live(body):
+def _live(body, device):
     """How many tensors, nodes and Functions of the scenario's module live that weren't there before, by type."""
+    settle(device)
     gc.collect()
     live = Counter()
     for obj in gc.get_objects():
@@ -183,7 +192,7 @@ def _live(body):
 
 def transcript(body, variant, device):
     """The lines that ``body``, a function of a :class:`Scenario`, writes when run on ``variant``."""
-    _look_away()
+    _look_away(device)
     with variant.active():
         s = Scenario(variant.api(), device, is_oracle=variant is STOCK)
         s.file = pathlib.Path(inspect.getfile(inspect.unwrap(body)))
@@ -191,7 +200,7 @@ def transcript(body, variant, device):
         with _reports(s):
             body(s)
             s.drop_kept()
-            left = _live(body)
+            left = _live(body, device)
         s.record("alive at the end", {name: left[name] for name in sorted(left.keys() - s.overlooked)})
     return s.lines
 

@@ -30,6 +30,12 @@ def compiler(tmp_path_factory):
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def device():
+    """The CPU, whatever ``--device`` says: it is there that the other parts of torch are compared."""
+    return torch.device("cpu")
+
+
 def _warm_up():
     class Twice(torch.autograd.Function):
         @staticmethod

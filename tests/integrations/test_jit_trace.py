@@ -31,6 +31,11 @@ def trace(s, label, function, *inputs):
     return traced
 
 
+def calling(function):
+    """The Function's call as a function of Python: from torch 2.14 on torch.jit.trace takes no apply itself."""
+    return lambda *args: function.apply(*args)
+
+
 @scenario
 def old_style(s):
     trace(s, "square", make_square(s.Function).apply, s.randn(3, requires_grad=True))
@@ -167,7 +172,7 @@ def function_that_raises(s):
 
 @scenario
 def traced_with_a_check(s):
-    s.record("graph", str(torch.jit.trace(make_square(s.Function).apply, (s.randn(3, requires_grad=True),)).graph))
+    s.record("graph", str(torch.jit.trace(calling(make_square(s.Function)), (s.randn(3, requires_grad=True),)).graph))
 
 
 @scenario
@@ -201,7 +206,7 @@ def traced_names_follow_the_class(s):
 
 @scenario
 def saving_a_traced_function(s):
-    traced = torch.jit.trace(make_square(s.Function).apply, (s.randn(3, requires_grad=True),), check_trace=False)
+    traced = torch.jit.trace(calling(make_square(s.Function)), (s.randn(3, requires_grad=True),), check_trace=False)
     try:
         torch.jit.save(traced, io.BytesIO())
     except RuntimeError as error:
@@ -422,7 +427,7 @@ def tensors_from_outside_forward(s):
 def same_tensor_for_two_arguments(s):
     product = make_product(s.Function)
     trace(s, "product", lambda x: product.apply(x, x), s.randn(3, requires_grad=True))
-    double = torch.jit.trace(product.apply, (s.randn(2), s.randn(2)), check_trace=False)
+    double = torch.jit.trace(calling(product), (s.randn(2), s.randn(2)), check_trace=False)
     x = s.randn(2, requires_grad=True)
     s.differentiate("twice the same", double, x, x)
 
@@ -533,7 +538,7 @@ def copies_and_passes(s):
 
 @scenario
 def called_from_a_script(s):
-    traced = torch.jit.trace(make_square(s.Function).apply, s.randn(3), check_trace=False)
+    traced = torch.jit.trace(calling(make_square(s.Function)), s.randn(3), check_trace=False)
 
     @torch.jit.script
     def twice(x: torch.Tensor):
@@ -545,7 +550,7 @@ def called_from_a_script(s):
 
 @scenario
 def other_shapes_and_modes(s):
-    traced = torch.jit.trace(make_square(s.Function).apply, s.randn(3, requires_grad=True), check_trace=False)
+    traced = torch.jit.trace(calling(make_square(s.Function)), s.randn(3, requires_grad=True), check_trace=False)
     s.outcome("another shape", traced, s.randn(2, 2, requires_grad=True))
     s.outcome("no gradient", traced, s.randn(3))
     with torch.no_grad():
@@ -597,7 +602,7 @@ def checker_finds_a_difference(s):
 
     for name, function in (("counts", Counts), ("random", Random)):
         try:
-            s.record(f"{name}: graph", graph_text(torch.jit.trace(function.apply, s.randn(3)).graph))
+            s.record(f"{name}: graph", graph_text(torch.jit.trace(calling(function), s.randn(3)).graph))
         except torch.jit.TracingCheckError as error:
             s.record(f"{name}: raised", graph_text(error))
 
@@ -629,7 +634,7 @@ def trace_inside_a_trace(s):
         def forward(ctx, x):
             state = torch._C._get_tracing_state()
             torch._C._set_tracing_state(None)
-            inner = torch.jit.trace(square.apply, torch.ones(3), check_trace=False)
+            inner = torch.jit.trace(calling(square), torch.ones(3), check_trace=False)
             torch._C._set_tracing_state(state)
             s.record("inner", graph_text(inner.graph))
             return square.apply(x)
@@ -673,7 +678,7 @@ def names_of_modules_and_classes(s):
 @scenario
 def apply_replaced_after_tracing(s):
     square = make_square(s.Function)
-    traced = torch.jit.trace(square.apply, s.randn(3), check_trace=False)
+    traced = torch.jit.trace(calling(square), s.randn(3), check_trace=False)
     square.apply = lambda x: x
     record_calls(s, "replaced", traced.graph)
     s.record("still squares", traced(s.tensor([3.0])))

@@ -99,8 +99,9 @@ def post_hook_registered_during_backward(s):
     def register(grad):
         a.grad_fn.register_hook(lambda *args: s.record("late hook"))
 
-    a.register_hook(register)
+    handle = a.register_hook(register)
     (a + b).sum().backward()
+    handle.remove()  # a cycle, which stock leaks
 
 
 @scenario
@@ -216,10 +217,11 @@ def every_kind_of_hook_in_order(s):
     b.register_hook(lambda grad: s.record("tensor hook on b"))
     a.retain_grad()
     a.grad_fn.register_hook(lambda *args: s.record("post hook 2"))
-    a.grad_fn.register_prehook(lambda grads: s.record("pre hook 2", a.grad))
+    handle = a.grad_fn.register_prehook(lambda grads: s.record("pre hook 2", a.grad))
     x.register_hook(lambda grad: s.record("tensor hook on x"))
     x.register_post_accumulate_grad_hook(lambda x: s.record("accumulated", x.grad))
     (a + b).sum().backward()
+    handle.remove()  # a cycle, which stock leaks
 
 
 @scenario

@@ -3,9 +3,12 @@
 import gc
 import weakref
 
+import pytest
 import torch
 import torch_ext
 from harness import scenario, torch_is_since
+from small_functions import make_identity
+from torch_ext import hooks
 
 
 class Marker:
@@ -182,43 +185,6 @@ def cycle_through_an_attribute_of_the_output(s):
     s.alive("output", ref)
 
 
-def register_cycle(register):
-    """Register a hook that refers to the node through its closure."""
-    node = register.__self__
-
-    def hook(*args):
-        return node
-
-    register(hook)
-
-
-@scenario
-def cycle_through_a_post_hook(s):
-    y = make_function(s).apply(s.randn(2, requires_grad=True))
-    register_cycle(y.grad_fn.register_hook)
-    ref = weakref.ref(y.grad_fn)
-    del y
-    s.alive("node", ref)
-
-
-@scenario
-def cycle_through_a_pre_hook(s):
-    y = make_function(s).apply(s.randn(2, requires_grad=True))
-    register_cycle(y.grad_fn.register_prehook)
-    ref = weakref.ref(y.grad_fn)
-    del y
-    s.alive("node", ref)
-
-
-@scenario
-def cycle_through_a_tensor_hook(s):
-    y = make_function(s).apply(s.randn(2, requires_grad=True))
-    register_cycle(y.register_hook)
-    ref = weakref.ref(y)
-    del y
-    s.alive("output", ref)
-
-
 @scenario
 def cycle_through_a_retained_gradient(s):
     x = s.randn(2, requires_grad=True)
@@ -256,6 +222,112 @@ def test_cycle_through_a_saved_tensor_is_collected_where_torch_leaks():
     a.node = y.grad_fn
     ref = weakref.ref(y.grad_fn)
     del a, y
+    gc.collect()
+    assert ref() is None
+
+
+def keeping(*kept):
+    """A hook that refers to ``kept``."""
+    return lambda *args, kept=kept: None
+
+
+HOOK_CYCLES = {
+    "posthook": lambda y, node: node.register_hook(keeping(node)),
+    "prehook": lambda y, node: node.register_prehook(keeping(node)),
+    "tensor hook": lambda y, node: y.register_hook(keeping(y)),
+    "our posthook": lambda y, node: hooks.register_node_posthook(node, keeping(node)),
+    "our prehook": lambda y, node: hooks.register_node_prehook(node, keeping(node)),
+    "our tensor hook": lambda y, node: hooks.register_tensor_hook(y, keeping(y)),
+    "metadata": lambda y, node: node.metadata.update(output=y, node=node),
+    "several": lambda y, node: [
+        register(keeping(y, node)) for register in [node.register_hook, node.register_prehook, y.register_hook] * 2
+    ],
+}
+
+node_lives_with_ctx = pytest.mark.skipif(
+    not torch_is_since("2.13"), reason="there the node owns its ctx, and is not shown to the collector"
+)
+
+
+def output_with(kind, x):
+    y = make_identity(torch_ext.Function).apply(x)
+    HOOK_CYCLES[kind](y, y.grad_fn)
+    return y
+
+
+@node_lives_with_ctx
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("kind", HOOK_CYCLES)
+def test_cycle_through_a_hook_is_collected_where_torch_leaks(kind, used):
+    """torch's node shows its hooks to the collector only where nothing besides its Python object holds it."""
+    y = output_with(kind, torch.ones(2, requires_grad=True))
+    if used:
+        y.sum().backward()
+    refs = weakref.ref(y), weakref.ref(y.grad_fn)
+    del y
+    gc.collect()
+    assert [ref() for ref in refs] == [None, None]
+
+
+@pytest.mark.parametrize("kind", HOOK_CYCLES)
+def test_hooks_in_use_survive_the_collector(kind):
+    x = torch.ones(2, requires_grad=True)
+    z = output_with(kind, x) * 1  # holds the node by its next edge, from C++
+    for _ in range(3):
+        gc.collect()
+    node = z.grad_fn.next_functions[0][0]
+    assert ("node" in node.metadata) == (kind == "metadata")
+    z.sum().backward()
+    assert torch.equal(x.grad, torch.ones(2))
+
+
+@scenario
+def node_brought_back_by_a_finaliser(s):
+    class BringsBack:
+        def __init__(self, node):
+            self.node = node
+
+        def __del__(self):
+            back.append(self.node)
+
+    for end in "read", "backward", "changed in place":
+        back = []
+        x = s.randn(2, requires_grad=True)
+        alone, shared = x * 2, x * 3
+        y = make_function(s, lambda ctx, a, y: ctx.save_for_backward(a, None, y, shared)).apply(alone)
+        y.grad_fn.finaliser, y.grad_fn.output = BringsBack(y.grad_fn), y
+        views = alone.view(2)
+        del alone, y
+        gc.collect()
+        (node,) = back
+        for _ in range(2):
+            gc.collect()
+        if end == "changed in place":
+            views.mul_(2)
+            s.raises("changed", lambda node=node: node.saved_tensors)
+            continue
+        s.record(end, node.saved_tensors, node.saved_tensors[1])
+        if end == "backward":
+            node.output.sum().backward()
+            s.record("gradient", x.grad)
+            s.raises("freed", lambda node=node: node.saved_tensors)
+
+
+def test_node_brought_back_is_collected_the_next_time():
+    class BringsBack:
+        def __init__(self, node):
+            self.node = node
+
+        def __del__(self):
+            back.append(self.node)
+
+    back = []
+    x = torch.ones(2, requires_grad=True) * 2
+    y = make_function(torch_ext, lambda ctx, a, y: ctx.save_for_backward(a)).apply(x)
+    y.grad_fn.finaliser, x.node = BringsBack(y.grad_fn), y.grad_fn
+    del x, y
+    gc.collect()
+    ref = weakref.ref(back.pop())
     gc.collect()
     assert ref() is None
 

@@ -241,7 +241,8 @@ def node_outlives_its_graph(s):
     y.sum().backward()
     del y
     s.record("node", node)
-    s.outcome("used again", torch.autograd.backward, torch.autograd.graph.GradientEdge(node, 0), torch.ones(2))
+    edge = torch.autograd.graph.GradientEdge(node, 0)
+    s.outcome("used again", torch.autograd.backward, edge, torch.ones(2, device=s.device))
 
 
 @scenario

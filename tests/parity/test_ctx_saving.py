@@ -523,9 +523,10 @@ def maybe_clear_saved_tensors_while_kept_for_a_graph(s):
         s.outcome("inside backward", y.grad_fn.maybe_clear_saved_tensors)
         s.outcome("access inside backward", lambda: y.grad_fn.saved_tensors)
 
-    y.register_hook(clear)
+    handle = y.register_hook(clear)
     s.outcome("keep graph", lambda: y.sum().backward(retain_graph=True))
     s.outcome("free graph", lambda: y.sum().backward())
+    handle.remove()  # a cycle, which stock leaks
 
 
 # _raw_saved_tensors

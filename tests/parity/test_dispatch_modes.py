@@ -213,11 +213,12 @@ def deterministic_algorithms(s):
             s.record("backward", torch.are_deterministic_algorithms_enabled())
             return grad
 
+    before = torch.get_deterministic_debug_mode()
     torch.use_deterministic_algorithms(True)
     try:
         s.differentiate("looks", Looks.apply, s.randn(2, requires_grad=True))
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode(before)
 
 
 @scenario

@@ -52,11 +52,19 @@ def retains_grad_sees_what_tensor_hooks_made(s):
         hooks.register_tensor_hook(output, lambda grad: grad * 2)
         hooks.register_node_prehook(output.grad_fn, lambda grads: (grads[0] * 7,))
         output.retain_grad()
-        hooks.register_tensor_hook(output, lambda grad, output=output: s.record("not there yet", output.grad))
+        cycles = [
+            hooks.register_tensor_hook(output, lambda grad, output=output: s.record("not there yet", output.grad))
+        ]
         hooks.register_tensor_hook(output, lambda grad: grad * 5)
-        hooks.register_node_prehook(output.grad_fn, lambda grads, output=output: s.record("there", output.grad, grads))
+        cycles.append(
+            hooks.register_node_prehook(
+                output.grad_fn, lambda grads, output=output: s.record("there", output.grad, grads)
+            )
+        )
         output.sum().backward()
         s.record(name, output.grad)
+        for handle in cycles:  # which stock leaks
+            handle.remove()
 
 
 @scenario

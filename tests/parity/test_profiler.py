@@ -16,14 +16,13 @@ def used_before():
 
 
 def record_events(s, events):
-    first = min((event.sequence_nr for event in events if event.sequence_nr >= 0), default=0)
     for event in sorted(events, key=lambda event: (event.time_range.start, -event.time_range.end)):
         s.record(
             "event",
             {
                 "name": event.name,
                 "shapes": event.input_shapes,
-                "sequence_nr": event.sequence_nr - first if event.sequence_nr >= 0 else None,
+                "sequence_nr": s.sequence_nr(event.sequence_nr) if event.sequence_nr >= 0 else None,
                 "parent": event.cpu_parent.name if event.cpu_parent else None,
                 "is_async": event.is_async,
                 "scope": event.scope,

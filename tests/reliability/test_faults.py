@@ -6,18 +6,16 @@ import logging
 import sys
 
 import pytest
+import torch
 from bodies import BODIES
 from levels import grows
 
+import torch_ext
 from tools.faults import Faults
 
 # A run that loses something does so each time; what caches and the allocators do is not regular. The next figure is for
 # those that grew with the one before.
 REPEATS = (8, 64, 512, 512)
-
-# Each body in a process that others share: what one leaves behind can end the next. Run them by themselves.
-pytestmark = pytest.mark.long
-
 
 # Where torch's and pybind11's own code, compiled into ours, can't do without memory: it ends the process (the metadata
 # is made in Node::metadata(), which may not throw; the note that one object keeps another alive), or loses two strings
@@ -75,11 +73,9 @@ def is_injected(error):
 
 # A failure's report reads the source of each frame, and pytest has many; the profiler takes milliseconds.
 SLOW = {"failure_in_anomaly_mode", "profiled_call"}
-# Collect what other tests left behind, torch's own nodes among it, or change the whole process: to be run apart.
-APART = {"cycle_that_is_collected", "installation"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in SLOW | APART)) for n in BODIES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in SLOW)) for n in BODIES])
 def test_every_call_fails_once(name, faults, reported):
     body = BODIES[name]
     wanted = body()
@@ -98,6 +94,7 @@ def test_every_call_fails_once(name, faults, reported):
             wrong.append(f"{n}: {failed} failed and {result} was returned")
         if error is not None and not is_injected(error):
             wrong.append(f"{n}: {failed} failed and {error!r} was raised")
+        assert not torch.is_anomaly_enabled() and not torch_ext.is_installed(), f"left on after {n}: {failed}"
         assert body() == wanted, f"after {n}: {failed}"
         del result, error
         if (lost := lost_by(lambda n=n: run(body, faults, n))) and (lost := lost - lost_by(body)):

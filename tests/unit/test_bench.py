@@ -16,7 +16,7 @@ from tools.bench.__main__ import main, parse_options
 from tools.bench.goals import GOALS, goals_for
 from tools.bench.measure import Result, Timed, measure
 from tools.bench.memory import measure_memory
-from tools.bench.report import to_json, to_memory_table, to_table, verdicts
+from tools.bench.report import legend, to_json, to_memory_table, to_table, verdicts
 from tools.bench.rows import CHAIN, DEPTH, ROWS, Probe, Row
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def test_the_call_has_grad_mode_on_and_the_floor_has_not():
         lambda: seen["call"].add(torch.is_grad_enabled()),
         lambda: seen["floor"].add(torch.is_grad_enabled()),
     )
-    timed = Timed(probe)
+    timed = Timed(lambda: probe, torch.device("cpu"))
     for block in timed.blocks():
         block.run(2)
     assert seen == {"call": {True}, "floor": {False}}
@@ -157,6 +157,47 @@ def test_a_chain_runs_backward_through_all_its_nodes():
         (grad,) = probe.call()
         assert probe.units == CHAIN
         assert grad.tolist() == [1.0] * 4
+
+
+def test_the_mlp_is_of_the_base_and_learns_the_same_on_both():
+    row = next(row for row in ROWS if row.name == "mlp")
+    losses = []
+    for make, expected in (row.reference, False), (row.ours, True):
+        step = make().call
+        losses.append([step() for _ in range(3)])
+        node = losses[-1][0].grad_fn.next_functions[0][0].next_functions[0][0]
+        assert issubclass(node._forward_cls, torch_ext.Function) is expected
+    assert losses[0] == losses[1]
+    assert losses[0][0] > losses[0][1] > losses[0][2]
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "_nan" not in row.name], ids=lambda row: row.name)
+def test_a_row_keeps_to_the_device_it_is_made_on(row):
+    # An operation on tensors of two devices is an error.
+    for make in (row.reference, row.ours):
+        with torch.device("meta"):
+            probe = make()
+        result = probe.call()
+        results = result if isinstance(result, tuple) else (result,)
+        assert {x.device.type for x in results if x is not None} <= {"meta"}
+
+
+def test_on_a_gpu_time_is_read_when_the_work_is_done(monkeypatch):
+    events = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append(str(device)))
+    monkeypatch.setattr(timing, "perf_counter", lambda: events.append("read") or len(events))
+    timed = Timed(lambda: Probe(lambda: events.append("call")), torch.device("cuda", 1))
+    assert timed.call.run(2) == 6 - 2
+    assert events == ["cuda:1", "read", "call", "call", "cuda:1", "read"]
+
+
+def test_what_a_probe_makes_is_on_the_device_asked_for():
+    made = []
+    row = Row("row", "a row", *[lambda: made.append(torch.ones(1)) or Probe(lambda: None)] * 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "clock_of", lambda device: timing.process_time)
+        measure([row], rounds=2, seconds=1e-5, device=torch.device("meta"))
+    assert [x.device.type for x in made] == ["meta", "meta"]
 
 
 ANOMALY_ROWS = [row for row in ROWS if "anomaly mode" in row.title]
@@ -214,11 +255,20 @@ def test_verdicts_compare_the_ratio_with_the_goal():
     assert verdicts(results, goals) == {"met": True, "missed": False, "free": None}
     rows = [Row(name, name, None, None) for name in results]
     assert [row["met"] for row in to_json(rows, results, goals, {})["rows"]] == [True, False, None]
+    assert to_json(rows, results, goals, {})["rows"][0]["per_second"] == {"reference": 1e5, "ours": 2e5}
     assert list(to_table(rows, results, goals).columns[-1].cells) == [
         "[green]met[/]",
         "[red]missed[/]",
         "",
     ]
+
+
+def test_steps_a_second_are_shown_of_steps():
+    result = Result(500.0, 250.0, 0.5, (0.4, 0.6))
+    assert legend(Row("step", "a step", None, None, is_step=True), result) == (
+        "step: a step; steps a second: 2,000, measured: 4,000"
+    )
+    assert legend(Row("call", "a call", None, None), result) == "call: a call"
 
 
 def test_json_has_every_row():
@@ -234,6 +284,7 @@ def test_json_has_every_row():
         assert {"reference", "ours", "ratio", "title", "met"} < set(row)
     assert outcome["machine"]["torch"] == torch.__version__
     assert outcome["machine"]["threads"] == 1
+    assert outcome["machine"]["device"] == "cpu"
     assert outcome["settings"] == {"rounds": 3, "block_ms": 0.05}
     assert outcome["anomaly_memory"].keys() == {"shallow", "60 frames deeper"}
 
@@ -254,6 +305,34 @@ def test_check_fails_where_a_goal_is_missed(one_thread, ratio, status, monkeypat
     monkeypatch.setattr(cli, "measure_memory", lambda: {"shallow": {"torch": 2, "torch_ext": 1}})
     assert main(["--check"]) == status
     assert main([]) == 0
+
+
+def test_on_a_gpu_there_are_no_goals(one_thread, monkeypatch, capsys):
+    seen = []
+
+    def measured(rows, rounds, seconds, on_round, device):
+        seen.append(device)
+        return {row.name: Result(1.0, 1000.0, 1000.0, (1000.0, 1000.0)) for row in rows}
+
+    monkeypatch.setattr(cli, "measure", measured)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of {device}")
+    assert main(["--check", "--device", "cuda", "--rows", "many", "mlp", "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert seen == [torch.device("cuda")]
+    assert outcome["machine"]["device"].startswith("the GPU of cuda, CUDA")
+    assert [(row["name"], row["goal"]) for row in outcome["rows"]] == [("many", None), ("mlp", None)]
+
+
+@pytest.mark.parametrize(
+    "device, message",
+    [("cuda", f"torch {torch.__version__} sees no GPU"), ("meta", "cpu or cuda, not meta"), ("abacus", "abacus")],
+)
+def test_a_device_that_cannot_be_measured_is_refused(device, message, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        parse_options(["--device", device])
+    assert message in capsys.readouterr().err
 
 
 def test_quick_gives_defaults_that_options_override():

@@ -2,7 +2,8 @@
 
 In each round every row's two probes are timed once and give one ratio. What the machine does to a
 round it does to both sides of the ratio; a disturbed round is one among many, and the median does
-not see it. The clock is the process's CPU time, which stands still while another process runs.
+not see it. On the CPU the clock is the process's CPU time, which stands still while another process
+runs; on a GPU it is the time of day, read when the GPU has done all that it was given.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 import statistics
 import timeit
 from dataclasses import dataclass
-from time import process_time
+from time import perf_counter, process_time
 
 import torch
 
@@ -20,7 +21,7 @@ import torch_ext
 
 @dataclass(frozen=True)
 class Result:
-    """A measured row; times are medians over the rounds, in microseconds of CPU time.
+    """A measured row; times are medians over the rounds, in microseconds.
 
     Args:
         reference: time of the reference (its overhead, where the probe has a floor).
@@ -43,15 +44,27 @@ class Result:
         return cls(reference, ours, ratio, (low, high))
 
 
+def clock_of(device):
+    """Return the clock for work on ``device``: a function that gives seconds."""
+    if device.type == "cpu":
+        return process_time
+
+    def when_done():
+        torch.cuda.synchronize(device)
+        return perf_counter()
+
+    return when_done
+
+
 class Block:
     """A number of calls that are timed together."""
 
-    def __init__(self, call, grad_mode):
-        self.timer = timeit.Timer(call, timer=process_time)  # with the garbage collector off
+    def __init__(self, call, grad_mode, clock):
+        self.timer = timeit.Timer(call, timer=clock)  # with the garbage collector off
         self.grad_mode = grad_mode
 
     def run(self, number):
-        """Return the seconds of CPU time that ``number`` calls take."""
+        """Return the seconds that ``number`` calls take."""
         with torch.set_grad_enabled(self.grad_mode):
             return self.timer.timeit(number)
 
@@ -59,10 +72,13 @@ class Block:
 class Timed:
     """A probe, cut into its blocks."""
 
-    def __init__(self, probe):
+    def __init__(self, make, device):
+        with device:  # where the probe's tensors are made
+            probe = make()
+        clock = clock_of(device)
         self.units = probe.units
-        self.call = Block(probe.call, grad_mode=True)
-        self.floor = Block(probe.floor, grad_mode=False) if probe.floor else None
+        self.call = Block(probe.call, True, clock)
+        self.floor = Block(probe.floor, False, clock) if probe.floor else None
 
     def blocks(self):
         return [self.call] if self.floor is None else [self.call, self.floor]
@@ -84,7 +100,7 @@ def length(pair, seconds):
     return number
 
 
-def measure(rows, rounds, seconds, on_round=lambda: None):
+def measure(rows, rounds, seconds, on_round=lambda: None, device=torch.device("cpu")):
     """Time rows and return their results by name.
 
     Args:
@@ -92,13 +108,14 @@ def measure(rows, rounds, seconds, on_round=lambda: None):
         rounds: how often each block is timed, at least 2.
         seconds: the least that one block lasts.
         on_round: called after each round.
+        device: where the rows' tensors are.
 
     Raises:
         RuntimeError: torch_ext is installed, so that there is no stock torch to compare with.
     """
     if torch_ext.is_installed():
         raise RuntimeError("torch_ext is installed: call torch_ext.uninstall() before measuring")
-    pairs = {row.name: (Timed(row.reference()), Timed(row.ours())) for row in rows}
+    pairs = {row.name: tuple(Timed(make, device) for make in (row.reference, row.ours)) for row in rows}
     numbers = {}  # calls by block
     for pair in pairs.values():
         blocks = [block for timed in pair for block in timed.blocks()]

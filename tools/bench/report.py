@@ -12,10 +12,11 @@ from rich.table import Table
 import torch_ext
 
 
-def machine():
+def machine(device=torch.device("cpu")):
     """Describe what the figures hold for."""
     return {
         "cpu": cpu_name(),
+        "device": device_name(device),
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -29,6 +30,25 @@ def cpu_name():
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def device_name(device):
+    if device.type == "cpu":
+        return "cpu"
+    return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+
+
+def per_second(result):
+    return {"reference": 1e6 / result.reference, "ours": 1e6 / result.ours}
+
+
+def legend(row, result):
+    """The line below the table that says what a row is."""
+    line = f"{row.name}: {row.title}"
+    if row.is_step:
+        steps = per_second(result)
+        line += f"; steps a second: {steps['reference']:,.0f}, measured: {steps['ours']:,.0f}"
+    return line
 
 
 def verdicts(results, goals):
@@ -74,11 +94,11 @@ def to_memory_table(memory):
     return table
 
 
-def to_json(rows, results, goals, settings, memory=None):
+def to_json(rows, results, goals, settings, memory=None, device=torch.device("cpu")):
     """Return the outcome as a JSON value; times are in microseconds, memory in bytes by node."""
     met = verdicts(results, goals)
     return {
-        "machine": machine(),
+        "machine": machine(device),
         "settings": settings,
         "anomaly_memory": memory,
         "rows": [
@@ -86,6 +106,7 @@ def to_json(rows, results, goals, settings, memory=None):
                 "name": row.name,
                 "title": row.title,
                 **asdict(results[row.name]),
+                "per_second": per_second(results[row.name]),
                 "goal": goals.get(row.name),
                 "met": met[row.name],
             }

@@ -39,12 +39,16 @@ class Probe:
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison: ``reference`` and ``ours`` (what is measured) each make a fresh probe."""
+    """A comparison: ``reference`` and ``ours`` (what is measured) each make a fresh probe.
+
+    A probe makes its tensors when it is made, on torch's default device.
+    """
 
     name: str
     title: str
     reference: Callable[[], Probe]
     ours: Callable[[], Probe]
+    is_step: bool = False  # of a training, for which steps a second are shown as well
 
 
 class NoContext:
@@ -163,10 +167,61 @@ def hook_calls(*registers):
     return Probe(backward(registers), backward(()), units=CHAIN * len(registers))
 
 
-def against_stock(name, title, make):
+def against_stock(name, title, make, **options):
     return Row(
-        name, title, lambda: make(torch.autograd.Function), lambda: make(torch_ext.Function)
+        name,
+        title,
+        lambda: make(torch.autograd.Function),
+        lambda: make(torch_ext.Function),
+        **options,
     )
+
+
+# --- A small network ------------------------------------------------------------------------------
+
+
+def mlp_step(base):
+    """Forward, backward and the optimizer's step of 4 x (affine 32, ReLU), on a batch of 16."""
+
+    class Affine(base):
+        @staticmethod
+        def forward(ctx, x, weight, bias):
+            ctx.save_for_backward(x, weight)
+            return torch.addmm(bias, x, weight)
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, weight = ctx.saved_tensors
+            return grad @ weight.t(), x.t() @ grad, grad.sum(0)
+
+    class ReLU(base):
+        @staticmethod
+        def forward(ctx, x):
+            y = x.relu()
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx, grad):
+            (y,) = ctx.saved_tensors
+            return grad * (y > 0)
+
+    torch.manual_seed(0)
+    layers = [(torch.randn(32, 32) / 6, torch.zeros(32)) for _ in range(4)]
+    parameters = [parameter.requires_grad_() for layer in layers for parameter in layer]
+    optimizer, batch = torch.optim.SGD(parameters, lr=1e-3), torch.randn(16, 32)
+
+    def step():
+        optimizer.zero_grad()
+        x = batch
+        for weight, bias in layers:
+            x = ReLU.apply(Affine.apply(x, weight, bias))
+        loss = x.square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return Probe(step)
 
 
 # --- Anomaly mode ---------------------------------------------------------------------------------
@@ -254,6 +309,9 @@ ROWS = (
         f"as chain, the reference being {CHAIN} x torch's own view_as node",
         view_as_chain,
         lambda: identity_chain(torch_ext.Function),
+    ),
+    against_stock(
+        "mlp", "training step of a small MLP whose layers are Functions", mlp_step, is_step=True
     ),
     *under_anomaly_mode(
         "anomaly",

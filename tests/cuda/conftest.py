@@ -1,0 +1,7 @@
+"""What only a GPU shows: collected where ``--device cuda`` finds one."""
+
+import devices
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.stash[devices.CHOICE].leaves_out(collection_path.name) else None

@@ -1,0 +1,156 @@
+"""Kernels that are still running when somebody needs their values: wrong wherever a stream is not waited for."""
+
+import contextlib
+
+import torch
+from harness import scenario
+from small_functions import make_identity, make_product, make_square
+
+CYCLES = 20_000_000  # some hundredths of a second: far longer than the launches that follow
+
+
+@contextlib.contextmanager
+def after(stream):
+    """Work on ``stream``, behind the current one, which waits for it afterwards."""
+    around = torch.cuda.current_stream()
+    stream.wait_stream(around)
+    with torch.cuda.stream(stream):
+        yield
+    around.wait_stream(stream)
+
+
+def make_slow(s, in_forward=False, in_backward=False):
+    """x * 2, whose kernels are launched behind one that takes long."""
+
+    class Slow(s.Function):
+        @staticmethod
+        def forward(ctx, x):
+            if in_forward:
+                torch.cuda._sleep(CYCLES)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            if in_backward:
+                torch.cuda._sleep(CYCLES)
+            return grad * 2
+
+    return Slow.apply
+
+
+@scenario
+def slow_gradient_on_a_side_stream(s):
+    x = s.randn(100, requires_grad=True)
+    square, slow = make_square(s.Function).apply, make_slow(s, in_backward=True)
+    with after(torch.cuda.Stream()):
+        y = slow(square(x))
+    square(y).sum().backward()
+    s.record("input", x)
+
+
+@scenario
+def slow_gradient_of_a_leaf(s):
+    """Accumulated on the leaf's stream, and read on the caller's once backward has returned."""
+    x = s.randn(100, requires_grad=True)
+    side = torch.cuda.Stream()
+    for _ in range(3):
+        with after(side):
+            y = make_slow(s, in_backward=True)(x)
+        y.sum().backward()
+    s.record("input", x)
+    s.record("captured", torch.autograd.grad(make_slow(s, in_backward=True)(x).sum(), x))
+
+
+@scenario
+def two_slow_gradients_meet(s):
+    x = s.randn(100, requires_grad=True)
+    shared = make_square(s.Function).apply(x)
+    branches = []
+    for _ in range(3):
+        with after(torch.cuda.Stream()):
+            branches.append(make_slow(s, in_backward=True)(shared))
+    sum(branches).sum().backward()
+    s.record("input", x)
+
+
+@scenario
+def slow_forward_and_backward_on_another_stream(s):
+    x = s.randn(100, requires_grad=True)
+    slow = make_slow(s, in_forward=True, in_backward=True)
+    with after(torch.cuda.Stream()):
+        y = make_product(s.Function).apply(slow(x), x)
+    with after(torch.cuda.Stream()):
+        y.sum().backward()
+    s.record("input", x)
+
+
+@scenario
+def slow_hooks(s):
+    x = s.randn(100, requires_grad=True)
+
+    def hook(grad):
+        torch.cuda._sleep(CYCLES)
+        return grad * 3
+
+    with after(torch.cuda.Stream()):
+        y = make_identity(s.Function).apply(x)
+    y.register_hook(hook)
+    x.register_hook(hook)
+    y.grad_fn.register_hook(lambda ins, outs: (hook(ins[0]),))
+    y.grad_fn.register_prehook(lambda outs: (hook(outs[0]),))
+    y.sum().backward()
+    s.record("input", x)
+
+
+@scenario
+def slow_unpacking_of_what_was_saved(s):
+    x = s.randn(100, requires_grad=True)
+
+    def unpack(tensor):
+        torch.cuda._sleep(CYCLES)
+        return tensor * 1
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t * 1, unpack), after(torch.cuda.Stream()):
+        y = make_square(s.Function).apply(x)
+    y.sum().backward()
+    s.record("input", x)
+
+
+@scenario
+def work_on_a_stream_of_its_own_inside_backward(s):
+    class Moves(s.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            with after(torch.cuda.Stream()):
+                torch.cuda._sleep(CYCLES)
+                return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            with after(torch.cuda.Stream()):
+                torch.cuda._sleep(CYCLES)
+                return 2 * x * grad
+
+    x = s.randn(100, requires_grad=True)
+    Moves.apply(Moves.apply(x)).sum().backward()
+    s.record("input", x)
+
+
+@scenario
+def memory_of_a_tensor_that_a_side_stream_still_reads(s):
+    x = s.randn(1000, requires_grad=True)
+    side = torch.cuda.Stream()
+    y = make_identity(s.Function).apply(x)
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(CYCLES)
+        z = make_square(s.Function).apply(y)
+    y.record_stream(side)
+    del y
+    # Where its memory were taken too soon, these would be what z is made of.
+    filled = [torch.full((1000,), 7.0, device=s.device) for _ in range(8)]
+    torch.cuda.current_stream().wait_stream(side)
+    z.sum().backward()
+    s.record("output", z, x, len(filled))

@@ -1,0 +1,106 @@
+"""Where the tests run: what `--device cuda` does with a GPU and without."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import devices
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+GPU_FILES = sorted(path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py"))
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets how many GPUs torch sees, and whether there is Triton."""
+
+    def set_to(count, triton=True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of {device}")
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if triton else None)
+
+    return set_to
+
+
+def test_without_a_gpu_the_cpu_stands_in_and_it_is_said(gpus):
+    gpus(0)
+    choice = devices.choose("cuda")
+    assert (choice.device, choice.as_asked, choice.has_gpu) == (torch.device("cpu"), False, False)
+    assert choice.note.startswith("no GPU that torch")
+    assert choice.note.endswith("the tests of tests/cuda were left out; the CPU part runs")
+
+
+def test_with_a_gpu_it_is_used(gpus):
+    gpus(2)
+    for name in ("cuda", "cuda:1"):
+        choice = devices.choose(name)
+        assert (choice.device, choice.as_asked, choice.has_gpu) == (torch.device(name), True, True)
+        assert choice.note == f"device: {name}, the GPU of {name}"
+
+
+def test_the_cpu_is_used_where_it_is_asked_for(gpus):
+    gpus(2)
+    choice = devices.choose("cpu")
+    assert (choice.device, choice.as_asked, choice.has_gpu) == (torch.device("cpu"), True, False)
+    assert "--device cuda" in choice.note
+
+
+@pytest.mark.parametrize(
+    "count, triton, left_out",
+    [
+        (0, True, GPU_FILES),
+        (1, True, ["test_two_gpus.py"]),
+        (2, True, []),
+        (2, False, ["test_triton.py"]),
+        (1, False, ["test_triton.py", "test_two_gpus.py"]),
+    ],
+)
+def test_files_that_have_nothing_to_run_on_are_left_out(gpus, count, triton, left_out):
+    gpus(count, triton)
+    choice = devices.choose("cuda")
+    assert [name for name in GPU_FILES if choice.leaves_out(name)] == left_out
+    if count:
+        assert [name for name in GPU_FILES if f"{name} is left out" in choice.note] == left_out
+
+
+HARNESS = "tests/parity/test_harness.py::test_same_object_has_the_same_number"
+
+
+def run_pytest(*arguments, **environment):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--device", "cuda", *arguments]
+    paths = os.pathsep.join(filter(None, [str(ROOT), environment.pop("PYTHONPATH", ""), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=["one process", "workers"])
+def test_pytest_runs_the_cpu_part_and_says_so(options):
+    done = run_pytest(*options, HARNESS, "tests/cuda", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    # at the top, and where one looks when it is done
+    assert done.stdout.count("the tests of tests/cuda were left out; the CPU part runs") == 2
+
+
+A_GPU = """
+import importlib.util
+import torch
+
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+torch.cuda.get_device_name = lambda device: "imitation"
+importlib.util.find_spec = lambda name, find=importlib.util.find_spec: None if name == "triton" else find(name)
+"""
+
+
+def test_pytest_collects_the_gpu_tests_where_there_is_one(tmp_path):
+    (tmp_path / "imitation.py").write_text(A_GPU)
+    done = run_pytest("-p", "imitation", "--collect-only", "-q", HARNESS, "tests/cuda", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    collected = {Path(line.partition("::")[0]).name for line in done.stdout.splitlines() if "::" in line}
+    assert collected == {"test_harness.py", *GPU_FILES} - {"test_triton.py"}
