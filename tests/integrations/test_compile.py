@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import types
 
 import pytest
 import torch
@@ -632,7 +633,8 @@ def alias_from_before_install(s):
     alias = Scaled.apply
     if installed:
         torch_ext.install()
-    s.record("the same", alias == Scaled.apply, hash(alias) == hash(Scaled.apply))
+    if isinstance(alias, types.MethodType):  # as up to torch 2.13
+        s.record("the same", alias == Scaled.apply, hash(alias) == hash(Scaled.apply))
     with compiling(s) as c:
         c.differentiate("compiled", c(lambda x: alias(x.cos()).sin(), fullgraph=True), s.randn(3, requires_grad=True))
 
