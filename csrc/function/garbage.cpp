@@ -124,8 +124,12 @@ int clear_state(PyObject* object) {
   Py_CLEAR(base.compiled_autograd_backward_state);
   Py_CLEAR(base.saved_for_forward);
   Py_CLEAR(state.output_grad_dtypes());
-  // Moved out first: what a tensor's end runs may look at this state.
-  std::exchange(state.lent, {});
+  if (!state.lent.empty()) {
+    // Who still gets at the node learns that they are gone. Moved out first:
+    // what a tensor's end runs may look at this state.
+    state.set_freed();
+    std::exchange(state.lent, {});
+  }
   return 0;
 }
 
