@@ -281,5 +281,7 @@ def user_lines(tb):
     for frame, line in traceback.walk_tb(tb):
         path = pathlib.Path(frame.f_code.co_filename)
         if path.is_relative_to(_SCENARIOS) and not path.is_relative_to(_HARNESS):
-            lines.append(f"{path.name}:{line} {frame.f_code.co_qualname}")
+            # Python 3.10 has no qualified name.
+            name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
+            lines.append(f"{path.name}:{line} {name}")
     return lines
