@@ -33,7 +33,8 @@ difference.
 
 What a scenario can use is the public part of :class:`harness.scenario.Scenario`; what is seen of an object
 is decided in :mod:`harness.describe`. ``@scenario(since="2.14")`` is for what stock Functions of older releases of
-torch lack: there it runs as ``installed`` alone.
+torch lack: there it runs as ``installed`` alone. ``@scenario(not_before="2.13")`` is for what torch_ext does better
+than older releases.
 ``pytest --variant stock`` compares stock with itself, which shows that a scenario is valid and deterministic;
 ``--device`` chooses where the tensors are. ``pytest --leaks 1000`` runs each scenario a thousand times instead, and
 fails where objects, references or memory grow with each run.

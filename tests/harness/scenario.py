@@ -235,15 +235,18 @@ def torch_is_since(release):
     return torch.torch_version.TorchVersion(torch.__version__) >= release
 
 
-def scenario(body=None, *, since=None):
+def scenario(body=None, *, since=None, not_before=None):
     """Make a pytest test of ``body``, a function of a :class:`Scenario`, for each variant.
 
     ``since`` names the release of torch that first has what the scenario shows. On an older one torch_ext.Function
     may have it all the same, so only ``installed`` is compared: stock Functions don't change, up to the exception
-    that may end the body.
+    that may end the body. ``not_before`` names the release from which on stock torch does what torch_ext does on
+    any; on an older one there is no test, and None is returned.
     """
     if body is None:
-        return functools.partial(scenario, since=since)
+        return functools.partial(scenario, since=since, not_before=not_before)
+    if not_before is not None and not torch_is_since(not_before):
+        return None
     lacking = since is not None and not torch_is_since(since)
     if lacking:
         body = recording_its_end(body)

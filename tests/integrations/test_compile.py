@@ -369,7 +369,7 @@ def changed_between_calls(s):
         c.differentiate("another forward", compiled, s.randn(3, requires_grad=True))
 
 
-@scenario
+@scenario(since="2.13")
 def in_a_module(s):
     class Layer(torch.nn.Module):
         def __init__(self):

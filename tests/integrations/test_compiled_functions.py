@@ -26,7 +26,7 @@ def a_model(s):
         c.differentiate("no gradient for x", compiled, x.detach(), weight)
 
 
-@scenario
+@scenario(since="2.13")
 def the_node(s):
     with compiling(s) as c:
         y = c(model, backend="aot_eager")(*leaves(s))

@@ -58,7 +58,7 @@ def shapes_without_values(s):
         note("outputs", *outputs)
         (outputs[0] * outputs[1]).sum().backward()
         note("gradients", x.grad, y.grad)
-        note("saved", *Product.apply(x, y)[0].grad_fn.saved_tensors)
+        note("saved", *s.keep(Product.apply(x, y))[0].grad_fn.saved_tensors)
         second = torch.autograd.grad(Product.apply(x, y)[0].sum(), x, create_graph=True)
         note("with a graph", *second)
 

@@ -440,7 +440,7 @@ def rules_that_give_wrong_things(s):
         s.outcome(f"jvp, {name}", lambda: jvp(Wrong.apply, (x, y), (x, y)))
 
 
-@scenario
+@scenario(since="2.13")
 def keyword_only_tensors(s):
     class Keyword(s.Function):
         generate_vmap_rule = False

@@ -269,7 +269,7 @@ def scalar_that_cannot_be_printed(s):
     s.record("runs", traced(s.randn(3)))
 
 
-@scenario
+@scenario(since="2.13")
 def keyword_arguments(s):
     class Old(s.Function):
         @staticmethod
@@ -495,7 +495,7 @@ def modules_and_scopes(s):
     s.differentiate("runs", traced, s.randn(3, requires_grad=True))
 
 
-@scenario
+@scenario(since="2.13")
 def inputs_by_name(s):
     product = make_product(s.Function)
 

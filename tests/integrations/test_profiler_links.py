@@ -205,7 +205,8 @@ def calls_that_fail(s):
 # Trees
 
 
-@scenario
+# A gradient is let go of as soon as backward has it as a Python object, as by torch from 2.13 on.
+@scenario(not_before="2.13")
 def tree_with_frames_and_memory(s):
     # The profiler sees frames from the scenario's on: how deep those before lie is the runner's business.
     record_tree(s, profiled(train(s), with_stack=True, profile_memory=True, record_shapes=True))
@@ -269,7 +270,8 @@ def stacks_of_events(s):
             s.record(event.name, frames)
 
 
-@scenario
+# A gradient is let go of as soon as backward has it as a Python object, as by torch from 2.13 on.
+@scenario(not_before="2.13")
 def averages(s):
     p = profiled(lambda body=train(s): (body(), body()), record_shapes=True, profile_memory=True, with_flops=True)
     for grouping in {}, {"group_by_input_shape": True}:

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from anomaly_text import attempt, compare_but_for_leaks, under
-from harness import scenario
+from harness import scenario, torch_is_since
 from small_functions import make_identity, make_square
 
 
@@ -326,9 +326,12 @@ def parent_outside_anomaly_mode(s):
     under(s, "double backward", body)
 
 
-@pytest.mark.parametrize(
-    "body", [parents_of_a_node_of_torch, parents_of_a_function, parents_of_parents, parent_outside_anomaly_mode]
-)
+PARENTS = [parents_of_a_node_of_torch, parents_of_parents, parent_outside_anomaly_mode]
+if torch_is_since("2.13"):  # before, torch's failure to print a parent whose node is gone hides the one to report
+    PARENTS.append(parents_of_a_function)
+
+
+@pytest.mark.parametrize("body", PARENTS)
 def test_parents(body, variant, device):
     compare_but_for_leaks(body, variant, device)
 

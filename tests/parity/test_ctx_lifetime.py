@@ -388,19 +388,16 @@ def cycle_through_a_node_of_torch(s):
     s.alive("node", ref)
 
 
-# On an older torch the stock node is never collected, and ours is.
-if torch_is_since("2.13"):
-
-    @scenario
-    def cycle_through_needs_input_grad(s):
-        y = make_function(s).apply(s.randn(2, requires_grad=True))
-        y.grad_fn.needs_input_grad = (y.grad_fn,)
-        ref = weakref.ref(y.grad_fn)
-        del y
-        s.alive("node", ref)
-        if ref() is not None:
-            del ref().needs_input_grad
-            s.alive("node without it", ref)
+@scenario(not_before="2.13")
+def cycle_through_needs_input_grad(s):
+    y = make_function(s).apply(s.randn(2, requires_grad=True))
+    y.grad_fn.needs_input_grad = (y.grad_fn,)
+    ref = weakref.ref(y.grad_fn)
+    del y
+    s.alive("node", ref)
+    if ref() is not None:
+        del ref().needs_input_grad
+        s.alive("node without it", ref)
 
 
 @scenario

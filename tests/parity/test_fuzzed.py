@@ -25,7 +25,7 @@ def with_flag(s, name, value):
     return Flagged
 
 
-@scenario
+@scenario(since="2.13")
 def wrong_flags_are_told_after_the_arguments(s):
     for name in ("clear_saved_tensors_on_access", "boxed_grads_call"):
         wrong = with_flag(s, name, 1)
