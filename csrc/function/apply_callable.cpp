@@ -66,14 +66,7 @@ PyObject* getattro(PyObject* self, PyObject* name) {
     return value;
   }
   PyErr_Clear();
-  value = PyObject_GetAttr(torch_function, name);
-  if (value != nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError) ||
-      PyUnicode_Compare(name, names.__module__) != 0) {
-    return value;
-  }
-  // torch's apply may be a descriptor, whose bound methods are of no module.
-  PyErr_Clear();
-  Py_RETURN_NONE;
+  return PyObject_GetAttr(torch_function, name);
 }
 
 PyObject* repr(PyObject*) {
