@@ -241,6 +241,11 @@ std::string message_end([[maybe_unused]] const Args&... args) {
 /// Whether the apply of torch's own Functions takes keyword arguments.
 constexpr bool kApplyTakesKeywords = TORCH_VERSION_MINOR >= 13;
 
+/// Whether torch's own apply is written in C: it has no parameter `cls` that a
+/// keyword could collide with, and tells an overridden setup_context by
+/// identity.
+constexpr bool kApplyIsInC = TORCH_VERSION_MINOR >= 14;
+
 /// Whether torch.autograd.graph.node_creation_hook exists.
 constexpr bool kNodeCreationHooks = TORCH_VERSION_MINOR >= 14;
 

@@ -49,6 +49,12 @@ PyDoc_STRVAR(
     "anomaly mode.");
 
 PyDoc_STRVAR(
+    root_doc,
+    "node_of_root(tensor, /)\n--\n\n"
+    "The node that a backward from the tensor starts at; None where it starts at\n"
+    "none.");
+
+PyDoc_STRVAR(
     call_doc,
     "call(cls, /, *args, **kwargs)\n--\n\n"
     "Calls the custom Function without a Python frame for the call itself.");
@@ -79,6 +85,7 @@ PyMethodDef methods[] = {
      torch_ext::make_reporting_engine,
      METH_O,
      engine_doc},
+    {"node_of_root", torch_ext::node_of_root, METH_O, root_doc},
     {"use_our_anomaly_metadata", use_our_anomaly_metadata, METH_O, anomaly_doc},
     {"classes_with_state_type",
      classes_with_state_type,

@@ -91,6 +91,9 @@ def use_our_anomaly_metadata(ours: bool, /) -> bool:
 def make_reporting_engine(engine: Any, /) -> Any:
     """An engine like torch's ``engine`` that reports on a backward that fails in anomaly mode."""
 
+def node_of_root(tensor: torch.Tensor, /) -> Any:
+    """The node that a backward from ``tensor`` starts at; None where it starts at none. Adds nothing to the graph."""
+
 def source_range() -> torch._C._jit_tree_views.SourceRange:
     """Where the caller is: the line of its innermost Python frame, and the whole stack as the text."""
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node
+
+from . import _C
 
 
 def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node | None]:
@@ -19,13 +21,9 @@ def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node
     """
     came_from: dict[Node, Node | None] = {}
     for root in roots:
-        if isinstance(root, GradientEdge):
-            came_from.setdefault(root.node, None)
-        elif root.grad_fn is not None:
-            # Not by get_gradient_edge(), whose token is a node: the next one would get another sequence number.
-            came_from.setdefault(root.grad_fn, None)
-        elif root.requires_grad:
-            came_from.setdefault(get_gradient_edge(root).node, None)
+        node = root.node if isinstance(root, GradientEdge) else _node_of(root)
+        if node is not None:
+            came_from.setdefault(node, None)
     queue = deque(came_from)
     while queue:
         node = queue.popleft()
@@ -34,6 +32,14 @@ def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node
                 came_from[following] = node
                 queue.append(following)
     return came_from
+
+
+def _node_of(root: torch.Tensor) -> Node | None:
+    # Not by get_gradient_edge(), which makes a node: the next one would get another sequence number.
+    try:
+        return _C.node_of_root(root)
+    except (RuntimeError, TypeError):  # a view that may have no grad_fn any more; no tensor
+        return None
 
 
 def name_of(node: Node) -> str:

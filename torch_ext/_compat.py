@@ -40,7 +40,8 @@ def input_grad_buffers(self):
 
 def apply_to_gradients(self, *gradients):
     """What ``grad_fn.apply(*gradients)`` does: one list for backward where ``boxed_grads_call`` asks for that."""
-    if self._forward_cls.boxed_grads_call:
+    # A class that has become another's has no such attribute; torch itself asks for none here.
+    if getattr(self._forward_cls, "boxed_grads_call", False):
         gradients = (list(gradients),)
     return BackwardCFunction.apply(self, *gradients)
 

@@ -11,4 +11,9 @@ namespace torch_ext {
 /// set.
 PyObject* make_reporting_engine(PyObject* module, PyObject* engine);
 
+/// The node that a backward from a tensor starts at, None where it starts at
+/// none. Adds nothing to the graph and runs no code of a subclass or a mode. A new
+/// reference, or null with an exception set.
+PyObject* node_of_root(PyObject* module, PyObject* tensor);
+
 } // namespace torch_ext

@@ -31,7 +31,7 @@ bool is_for_torch(PyObject* cls) {
   return functorch_active() || !is_function_class(cls);
 }
 
-/// The class has a name of its own in the signature of torch's apply().
+/// The class has a name of its own in the signature of an apply() in Python.
 void refuse_cls(PyObject* keywords) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keywords); ++i) {
     if (PyUnicode_CompareWithASCIIString(
@@ -221,7 +221,7 @@ PyObject* apply(
   if (is_for_torch(cls)) {
     return call_torch(cls, args, count, keywords).release();
   }
-  if (keywords != nullptr) {
+  if (!compat::kApplyIsInC && keywords != nullptr) {
     refuse_cls(keywords);
   }
   const ClassRecord record = read_class(cls);

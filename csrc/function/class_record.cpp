@@ -254,6 +254,17 @@ Ref state_type_for(PyTypeObject* cls) {
   return made;
 }
 
+/// Whether the setup_context of a class is not the one that Function has.
+bool is_overridden(PyObject* setup_context) {
+  if (compat::kApplyIsInC) {
+    return setup_context != base_setup_context;
+  }
+  const int differs =
+      PyObject_RichCompareBool(setup_context, base_setup_context, Py_NE);
+  check_status(differs);
+  return differs != 0;
+}
+
 /// Fills the cache line of `cls` where what was read since the class had
 /// `version` will hold until the class is changed; empties it otherwise.
 void remember(
@@ -342,10 +353,7 @@ ClassRecord read_class(PyObject* object) {
        read_flag(object, names.boxed_grads_call, record.boxed_grads_call));
   record.takes_keywords = compat::kApplyTakesKeywords || has_backports(cls);
   Ref setup = checked(PyObject_GetAttr(object, names.setup_context));
-  const int separate =
-      PyObject_RichCompareBool(setup.get(), base_setup_context, Py_NE);
-  check_status(separate);
-  record.separate_setup = separate != 0;
+  record.separate_setup = is_overridden(setup.get());
   record.forward = checked(PyObject_GetAttr(object, names.forward));
   if (record.has_flags) {
     remember(cls, version, record);

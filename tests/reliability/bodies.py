@@ -211,7 +211,8 @@ def wrong_number_of_gradients():
 
 @body
 def attributes():
-    ctx = Saving.apply(leaf(), leaf()).grad_fn
+    output = Saving.apply(leaf(), leaf())
+    ctx = output.grad_fn
     ctx.register_hook(print).remove()
     ctx.register_prehook(print).remove()
     return (
@@ -229,8 +230,8 @@ def attributes():
 
 @body
 def raw_saved_tensors():
-    ctx = Saving.apply(leaf(), leaf()).grad_fn
-    return len(ctx._raw_saved_tensors)
+    output = Saving.apply(leaf(), leaf())
+    return len(output.grad_fn._raw_saved_tensors)
 
 
 @body

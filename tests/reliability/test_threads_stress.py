@@ -279,7 +279,8 @@ def test_one_ctx_looked_at_by_all(base):
 
     for _ in range(ROUNDS // 4):
         x = torch.ones(2, requires_grad=True)
-        node = function.apply(x).grad_fn
+        y = function.apply(x)
+        node = y.grad_fn
         on_threads(lambda index, node=node, x=x: look(index, node, x))
 
 
@@ -342,7 +343,8 @@ def test_arguments_and_defaults_that_change_meanwhile(base):
 def test_one_traceback_read_by_all():
     function = make_triple(torch_ext.Function)
     with torch_ext.anomaly.set_detect_anomaly(True):
-        nodes = [function.apply(torch.ones(2, requires_grad=True)).grad_fn for _ in range(ROUNDS // 4)]
+        outputs = [function.apply(torch.ones(2, requires_grad=True)) for _ in range(ROUNDS // 4)]
+    nodes = [output.grad_fn for output in outputs]
     expected = len(nodes[0].metadata["traceback_"])
 
     def read(index, node):

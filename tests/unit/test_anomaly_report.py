@@ -240,6 +240,27 @@ def test_gradient_edges_as_roots():
     assert report.path == ("MulBackward0", "SqrtBackward0")
 
 
+def test_a_root_that_may_have_no_node_any_more(caplog):
+    base = torch.ones(2, requires_grad=True).clone()
+    with torch.no_grad():
+        view = base[:1]
+    base.mul_(2)
+    with anomaly.detect_anomaly(), pytest.raises(RuntimeError, match="view was created in no_grad mode"):
+        view.backward(torch.ones(1))
+    assert "could not report" not in caplog.text
+
+
+def test_a_report_makes_no_node():
+    def sequence_numbers(detect_anomaly):
+        leaf = torch.ones(2, requires_grad=True)
+        before = (leaf * 1).grad_fn._sequence_nr()
+        with detect_anomaly(), pytest.raises(RuntimeError):
+            leaf.backward(torch.ones(2, device="meta"))
+        return (leaf * 1).grad_fn._sequence_nr() - before
+
+    assert sequence_numbers(anomaly.detect_anomaly) == sequence_numbers(torch.autograd.detect_anomaly) == 1
+
+
 def test_backward_that_never_starts_is_not_reported():
     _, before = fail(lambda: nan_at_zero().backward())
     error, report = fail(lambda: torch.ones(1).backward())

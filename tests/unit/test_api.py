@@ -3,11 +3,11 @@
 import ast
 import inspect
 import pickle
-import types
 from importlib.resources import files
 
 import pytest
 import torch
+from harness import torch_is_since
 from packaging.version import Version
 from torch.autograd.function import FunctionMeta
 
@@ -105,7 +105,10 @@ def test_old_base_classes_run_on_torch_ext_where_it_is_installed(name):
 
 def test_only_apply_differs_from_torchs_class():
     own = set(vars(torch_ext.Function)) - {"__module__", "__doc__", "__qualname__"}
-    assert own == {"apply", "_backward_cls"}
+    # Python 3.13 notes where a class begins.
+    assert own - {"__firstlineno__", "__static_attributes__"} == {"apply", "_backward_cls"} | (
+        set() if torch_is_since("2.13") else {"boxed_grads_call"}
+    )
 
 
 def test_subclass_works():
@@ -118,26 +121,36 @@ def test_subclass_works():
 def test_apply_is_a_bound_method_named_apply():
     # torch.compile recognises an alias of apply by just this.
     apply = Scale.apply
-    assert type(apply) is types.MethodType
+    assert type(apply) is type(StockScale.apply)
     assert apply.__self__ is Scale
     assert apply.__name__ == "apply"
     assert apply == Scale.apply
     assert hash(apply) == hash(Scale.apply)
 
 
+def signature(apply):
+    """Its text, None where it has none: torch's own is a method of C from 2.14 on."""
+    try:
+        return str(inspect.signature(apply))
+    except ValueError:
+        return None
+
+
 def test_signature_of_apply():
-    assert str(inspect.signature(Scale.apply)) == "(*args, **kwargs)"
-    assert inspect.signature(Scale.apply) == inspect.signature(StockScale.apply)
+    assert signature(Scale.apply) == signature(StockScale.apply)
 
 
 def test_signature_of_apply_while_installed():
+    theirs = signature(StockScale.apply)
     with torch_ext.installed():
-        assert str(inspect.signature(StockScale.apply)) == "(*args, **kwargs)"
+        assert signature(StockScale.apply) == theirs
 
 
 def test_apply_says_of_itself_what_torchs_does():
     for name in "__doc__", "__module__", "__name__", "__qualname__":
-        assert getattr(Scale.apply, name) == getattr(StockScale.apply, name)
+        theirs = getattr(StockScale.apply, name)
+        # One of C has the name of its class in its own.
+        assert getattr(Scale.apply, name) == (theirs and theirs.replace("StockScale", "Scale"))
 
 
 def test_function_class_and_apply_pickle_by_name():

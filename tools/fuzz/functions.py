@@ -34,6 +34,8 @@ CLASSWIDE = Table(
     ),
     (1, "vmap staticmethod raises", "@staticmethod\ndef vmap(*args):\n    raise ValueError('in vmap')\n"),
     (2, "clear_saved_tensors_on_access", "clear_saved_tensors_on_access = True"),
+    (3, "boxed_grads_call", "boxed_grads_call = True"),
+    (1, "wrong class attribute", "boxed_grads_call = 'text'"),
     (1, "wrong class attribute", "clear_saved_tensors_on_access = 1"),
     (1, "class attribute", "slope = 3.0"),
     (1, "apply of its own", "@classmethod\ndef apply(cls, *args):\n    return super().apply(*args)\n"),
@@ -80,7 +82,7 @@ VALUES = Table(
     (2, "re-entrant call with grad", "with_grad({earlier}, {p})"),
     (2, "autograd inside forward", "slope_of(torch.sin, {p})"),
     (1, "inference tensor", "in_inference_mode(torch.sin, {p})"),
-    (1, "matrix product", "{p} @ {p}.mT"),
+    (1, "matrix product", "product({p}, {p}.mT)"),
     (1, "stacked", "torch.stack([{p}, {p}])"),
     (1, "NaN", "{p} * float('nan')"),
 )

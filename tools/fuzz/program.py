@@ -3,9 +3,21 @@
 from dataclasses import dataclass
 from textwrap import dedent, indent
 
+from harness import torch_is_since
+
 from .choices import Piece
 
 PARAMETERS = ("a", "b", "c")
+
+# What only torch_ext.Function has before torch 2.13.
+BACKPORTED = {
+    "boxed_grads_call",
+    "wrong class attribute",
+    "keyword",
+    "keyword given twice",
+    "keyword of a tensor",
+    "keyword that is unknown",
+}
 
 _FILE = '''\
 """{title}
@@ -197,7 +209,8 @@ class Program:
 
     @property
     def variant(self):
-        return "installed" if self.installed else "ours"
+        backported = not torch_is_since("2.13") and BACKPORTED & set().union(*self.facilities())
+        return "installed" if self.installed or backported else "ours"
 
     def facilities(self):
         """Those of each step, by its number; the inputs' are every step's."""

@@ -23,8 +23,9 @@ __all__ = [
     "anomaly", "attempt", "batched", "checkpoint", "copy", "dead_wrapper", "default_dtype", "deterministic",
     "differentiate", "doubled", "finish", "fit", "fits", "gc", "hook", "hooks_of", "in_inference_mode", "in_thread",
     "LogDispatch", "LogFunctions", "make_fx", "Marked", "mix", "next_node", "node_of", "ones_like", "packing",
-    "Pair", "pick", "pickle", "profiled", "raising", "reentrant", "removes_itself", "retaining", "same", "shapes",
-    "slope_of", "summed", "to_front", "warnings", "weighed", "with_duals", "with_grad", "without_grad", "Wrapper",
+    "Pair", "pick", "pickle", "product", "profiled", "raising", "reentrant", "removes_itself", "retaining", "same",
+    "shapes", "slope_of", "summed", "to_front", "warnings", "weighed", "with_duals", "with_grad", "without_grad",
+    "Wrapper",
 ]
 # fmt: on
 
@@ -141,10 +142,17 @@ def shapes(*values):
 def mix(values):
     """All tensors multiplied; those of another shape by their sum."""
     total = None
-    for value in values:
+    for value in tree_leaves(list(values)):
         if isinstance(value, torch.Tensor):
             total = value if total is None else total * (value if value.shape == total.shape else value.sum())
     return total
+
+
+def product(a, b):
+    """The matrix product. Of a meta tensor and another torch makes one whose values nobody has written."""
+    if a.device != b.device:
+        raise ValueError("on two devices")
+    return a @ b
 
 
 def fit(tensor, shape):
