@@ -28,6 +28,8 @@ CANNOT_FAIL = re.compile(
     r"|_Py(Object_GetDictPtr|Type_Lookup|_Dealloc|ThreadState_UncheckedGet)|Py_IsInitialized|PyODict_Type|_PyObject_New$"
     r"|PyCapsule_GetContext|PyCapsule_GetName"
 )
+#: The end of a call that Python 3.10 has inline: it takes over the result, which would be lost.
+ENDS_CALL = "_Py_CheckFunctionResult"
 #: What fails with something else than null: -1, or 0 for a status.
 INTEGER = re.compile(
     r".*(Contains|SetItem|SetItemString|SetSlice|Append|IsTrue|RichCompareBool|IsInstance|AsSsize_t|AsUnsignedLongLong"
@@ -44,7 +46,7 @@ def symbols(library):
     nm = subprocess.run(["nm", "-D", "--undefined-only", library], check=True, capture_output=True, text=True)
     for line in nm.stdout.splitlines():
         name = line.split()[-1].partition("@")[0]
-        if TORCH.search(name) or (re.match(r"_?Py", name) and not CANNOT_FAIL.match(name)):
+        if TORCH.search(name) or (re.match(r"_?Py", name) and name != ENDS_CALL and not CANNOT_FAIL.match(name)):
             yield name, -1 if INTEGER.match(name) else 0, SILENT.match(name) is None
 
 
