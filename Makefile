@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml torch_ext/_build.py $(shell find csrc -name '
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test bench build lint leaks asan ubsan tsan valgrind clean distclean
+.PHONY: help demo test bench build lint fuzz leaks asan ubsan tsan valgrind clean distclean
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench   measure against stock torch  (DEVICE=cuda, ARGS="--json")'
 	@echo 'make build   compile what has changed'
 	@echo 'make lint    check the Python code'
+	@echo 'make fuzz    run random programs on both           (PROGRAMS=100000, ARGS="--seed 1")'
 	@echo 'make leaks   run each parity scenario 1,000 times   (LEAKS=50, ARGS="-k hooks")'
 	@echo 'make asan, ubsan, tsan and valgrind  run the tests under these: docs/reliability.md'
 	@echo 'make clean   remove builds; make distclean removes $(VENV) too'
@@ -57,7 +58,11 @@ lint: $(TORCHED)
 
 # --- Proof under fire: docs/reliability.md -----------------------------------
 
-LEAKS ?= 1000
+PROGRAMS ?= 10000
+LEAKS    ?= 1000
+
+fuzz: build
+	$(PY) -m tools.fuzz --programs $(PROGRAMS) $(ARGS)
 
 leaks: build
 	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --leaks $(LEAKS) --variant ours tests/parity $(ARGS)

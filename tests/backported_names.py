@@ -1,3 +1,7 @@
-"""What only torch_ext.Function has on a release of torch that lacks it."""
+"""What only torch_ext.Function has, the installed torch being older than what it comes from."""
 
-BACKPORTS = {"apply_boxed", "boxed_grads_call", "input_grad_buffers", "output_grad_dtypes", "set_output_grad_dtype"}
+import torch
+from torch.autograd.function import BackwardCFunction
+
+_NEWER = {"apply_boxed", "boxed_grads_call", "input_grad_buffers", "output_grad_dtypes", "set_output_grad_dtype"}
+BACKPORTS = {name for name in _NEWER if not any(hasattr(cls, name) for cls in (torch.autograd.Function, BackwardCFunction))}
