@@ -4,4 +4,5 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 _NEWER = {"apply_boxed", "boxed_grads_call", "input_grad_buffers", "output_grad_dtypes", "set_output_grad_dtype"}
-BACKPORTS = {name for name in _NEWER if not any(hasattr(cls, name) for cls in (torch.autograd.Function, BackwardCFunction))}
+_OF_TORCH = {*dir(torch.autograd.Function), *dir(BackwardCFunction)}
+BACKPORTS = _NEWER - _OF_TORCH
