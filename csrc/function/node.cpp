@@ -27,6 +27,12 @@ at::Tensor zeros(const VariableInfo& info, at::OptionalDeviceGuard& device) {
   return info.zeros(device);
 }
 
+at::Tensor zeros(const torch::autograd::InputMetadata& metadata) {
+  NoGil no_gil;
+  return metadata.was_default_constructed() ? at::Tensor()
+                                            : metadata.zeros_like();
+}
+
 /// One gradient as backward gets it: a missing one becomes zeros or None.
 Ref gradient_object(
     const PyNode& node,
@@ -38,9 +44,15 @@ Ref gradient_object(
   const bool as_it_is = gradient.defined() || !base.materialize_grads ||
       (node.input_metadata(i).was_default_constructed() &&
        !base.materialize_non_diff_grads);
-  return checked(
-      as_it_is ? THPVariable_Wrap(std::move(gradient))
-               : THPVariable_Wrap(zeros(state.output_infos()[i], device)));
+  if (as_it_is) {
+    return checked(THPVariable_Wrap(std::move(gradient)));
+  }
+  // A call that failed once its outputs had their history, which one that
+  // forward has captured keeps, has left no infos behind.
+  const auto& infos = state.output_infos();
+  return checked(THPVariable_Wrap(
+      i < infos.size() ? zeros(infos[i], device)
+                       : zeros(node.input_metadata(i))));
 }
 
 /// The results of backward, one for each of forward's arguments, as a tuple.

@@ -132,3 +132,30 @@ def test_metadata_that_cannot_be_printed(x, monkeypatch):
                 with pytest.raises(ZeroDivisionError):
                     y.sum().backward()
     assert "can only join an iterable" in reported and "sequence item 0: expected str instance, int found" in reported
+
+
+@pytest.mark.parametrize("failure", ["a dirty input that is not returned", "a missing jvp"])
+def test_a_failed_call_that_left_its_node_on_a_captured_leaf(x, failure):
+    # Stock torch reads past the end of what it noted of the outputs for their missing gradients.
+    captured = torch.ones(2, device=x.device, requires_grad=True)
+    seen = []
+
+    class Failing(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x):
+            if failure.startswith("a dirty"):
+                ctx.mark_dirty(x)
+            return captured, x * 2
+
+        @staticmethod
+        def backward(ctx, *grads):
+            seen.append(grads)
+            return grads[0]
+
+    with torch.autograd.forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError)):
+        Failing.apply(x if failure.startswith("a dirty") else torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+    assert isinstance(captured.grad_fn, torch_ext._C.FunctionState)
+    (captured * 3).sum().backward()
+    ((first, missing),) = seen
+    assert first.tolist() == x.grad.tolist() == [3.0, 3.0]
+    assert missing.tolist() == [0.0, 0.0]

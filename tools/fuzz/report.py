@@ -37,6 +37,8 @@ def summary(report):
     lines = [f"{report.programs} programs, {len(report.found)} with a difference"]
     if report.stock_leaks:
         lines.append(f"{report.stock_leaks} programs left something alive on stock torch and not on torch_ext")
+    if report.unsteady:
+        lines.append(f"{report.unsteady} programs differed when they ran first and not when they ran again")
     if report.stock_crashes:
         numbers = ", ".join(map(str, sorted(report.stock_crashes)[:20]))
         lines.append(f"{len(report.stock_crashes)} programs ended stock torch itself and were not compared: {numbers}")

@@ -29,6 +29,7 @@ class Report:
         found: differences.
         stock_crashes: numbers of programs that stock torch did not survive.
         stock_leaks: how many programs left less alive on torch_ext than on stock.
+        unsteady: how many differed, and not when they ran again.
     """
 
     programs: int = 0
@@ -37,10 +38,12 @@ class Report:
     found: list[Found] = field(default_factory=list)
     stock_crashes: list[int] = field(default_factory=list)
     stock_leaks: int = 0
+    unsteady: int = 0
 
     def add(self, program, run):
         self.programs += 1
         self.stock_leaks += run.stock_leaks
+        self.unsteady += run.unsteady
         steps = program.facilities()
         self.used.update(set().union(*steps))
         for facilities, outcome in zip(steps, run.outcomes, strict=True):
@@ -50,6 +53,7 @@ class Report:
     def merge(self, other):
         self.programs += other.programs
         self.stock_leaks += other.stock_leaks
+        self.unsteady += other.unsteady
         self.used.update(other.used)
         self.found += other.found
         self.stock_crashes += other.stock_crashes
