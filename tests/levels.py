@@ -29,7 +29,8 @@ def levels():
     gc.collect()
     heap = _mallinfo()
     used = (heap.in_use + heap.mapped) // 64
-    return [sys.getallocatedblocks(), len(gc.get_objects()) + gc.get_freeze_count(), used, *map(sys.getrefcount, OBJECTS)]
+    objects = len(gc.get_objects()) + gc.get_freeze_count()
+    return [sys.getallocatedblocks(), objects, used, *map(sys.getrefcount, OBJECTS)]
 
 
 def grows(work, repeat):

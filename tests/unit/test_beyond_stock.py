@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import torch_ext
 
@@ -152,8 +153,8 @@ def test_a_failed_call_that_left_its_node_on_a_captured_leaf(x, failure):
             seen.append(grads)
             return grads[0]
 
-    with torch.autograd.forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError)):
-        Failing.apply(x if failure.startswith("a dirty") else torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+    with forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError)):
+        Failing.apply(x if failure.startswith("a dirty") else forward_ad.make_dual(x, torch.ones_like(x)))
     assert isinstance(captured.grad_fn, torch_ext._C.FunctionState)
     (captured * 3).sum().backward()
     ((first, missing),) = seen

@@ -98,7 +98,7 @@ def compare(text, variant, phase=lambda name: None):
 
 @contextlib.contextmanager
 def _no_collections_by_chance():
-    """What a collection frees is seen: a leaf whose old graph is gone gets a new node. Programs collect where they do."""
+    """What a collection frees is seen: a leaf whose old graph is gone gets a new node. Programs collect by a call."""
     enabled = gc.isenabled()
     gc.disable()
     try:
