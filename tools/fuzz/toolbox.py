@@ -374,9 +374,13 @@ def in_thread(call):
     thread.start()
     thread.join()
     result, error = outcome.pop()
-    if error is not None:
-        raise error
-    return result
+    try:
+        if error is not None:
+            raise error
+        return result
+    finally:
+        # Its traceback has this frame, and stock's one more, which holds the arguments.
+        del error
 
 
 def profiled(s, call):
