@@ -62,6 +62,49 @@ def test_a_crash_is_a_difference_and_made_small(monkeypatch):
     assert "mark_dirty" in found.text and found.text.count("def step") == 1
 
 
+def test_a_difference_has_to_show_twice(monkeypatch):
+    # The first run in a process sees what torch does on first use.
+    ends = iter([compare.Difference("first"), compare.Run(), compare.Difference("first"), compare.Difference("again")])
+
+    def compare_once(*arguments):
+        end = next(ends)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr(compare, "_compare_once", compare_once)
+    assert compare.compare("", "ours").unsteady
+    with pytest.raises(compare.Difference, match="again"):
+        compare.compare("", "ours")
+
+
+def _transcript(line="as it is", metadata="", alive=()):
+    return [line, f"  metadata: list({metadata})", "alive at the end:", "  dict:", *alive]
+
+
+NODE = ["    'Node': 1"]
+
+
+@pytest.mark.parametrize(
+    "stock, ours, same",
+    [
+        (_transcript(metadata="'traceback_'", alive=NODE), _transcript(), True),
+        (_transcript(metadata="'traceback_'"), _transcript(), False),
+        (_transcript(alive=NODE), _transcript("another"), False),
+        (_transcript(), _transcript(alive=NODE), False),
+    ],
+)
+def test_what_stocks_leak_keeps_is_no_difference(monkeypatch, stock, ours, same):
+    transcripts = iter([stock, ours])
+    monkeypatch.setattr(compare, "transcript", lambda *arguments: next(transcripts))
+    text = "def program(s):\n    pass\n"
+    if same:
+        assert compare._compare_once(text, "ours", lambda name: None).stock_leaks
+    else:
+        with pytest.raises(compare.Difference):
+            compare._compare_once(text, "ours", lambda name: None)
+
+
 def test_command_line(capsys):
     assert main(["--seed", "4", "--programs", "3", "--workers", "1"]) == 0
     printed = capsys.readouterr().out
