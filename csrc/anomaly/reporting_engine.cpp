@@ -1,13 +1,13 @@
 #include <anomaly/reporting_engine.h>
 
-#include <python/error.h>
+#include <python/gil.h>
 #include <python/method.h>
 #include <python/ref.h>
+#include <python/tensor.h>
 
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/variable.h>
 
 namespace torch_ext {
@@ -100,15 +100,11 @@ PyObject* make_reporting_engine(PyObject*, PyObject* engine) {
 
 PyObject* node_of_root(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
-  if (!THPVariable_Check(tensor)) {
-    raise(
-        PyExc_TypeError, "expected a Tensor, got %s", Py_TYPE(tensor)->tp_name);
-  }
-  const at::Tensor root = THPVariable_Unpack(tensor);
+  const at::Tensor root = THPVariable_Unpack(require_tensor(tensor));
   torch::autograd::Edge edge;
   {
     // It takes locks of torch's.
-    pybind11::gil_scoped_release no_gil;
+    NoGil no_gil;
     edge = torch::autograd::impl::gradient_edge(root);
   }
   return torch::autograd::functionToPyObject(edge.function);

@@ -1,6 +1,7 @@
 #include <hooks/register.h>
 
 #include <python/error.h>
+#include <python/tensor.h>
 
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
@@ -19,13 +20,7 @@ using torch::autograd::PyFunctionTensorPreHook;
 namespace impl = torch::autograd::impl;
 
 THPVariable* differentiable_tensor(PyObject* object) {
-  // By the type itself: what isinstance() says can be made up.
-  if (!PyObject_TypeCheck(
-          object, reinterpret_cast<PyTypeObject*>(THPVariableClass))) {
-    raise(
-        PyExc_TypeError, "expected a Tensor, got %s", Py_TYPE(object)->tp_name);
-  }
-  auto* variable = reinterpret_cast<THPVariable*>(object);
+  THPVariable* variable = require_tensor(object);
   TORCH_CHECK(
       variable->cdata.requires_grad(),
       "cannot register a hook on a tensor that doesn't require gradient");

@@ -385,28 +385,25 @@ def cycle_through_a_node_of_torch(s):
     s.alive("node", ref)
 
 
-@scenario(not_before="2.13")
-def cycle_through_needs_input_grad(s):
+def make_cycle_and_end_it(s, attribute):
     y = make_function(s).apply(s.randn(2, requires_grad=True))
-    y.grad_fn.needs_input_grad = (y.grad_fn,)
+    setattr(y.grad_fn, attribute, (y.grad_fn,))
     ref = weakref.ref(y.grad_fn)
     del y
     s.alive("node", ref)
     if ref() is not None:
-        del ref().needs_input_grad
+        delattr(ref(), attribute)
         s.alive("node without it", ref)
+
+
+@scenario(not_before="2.13")
+def cycle_through_needs_input_grad(s):
+    make_cycle_and_end_it(s, "needs_input_grad")
 
 
 @scenario
 def cycle_through_saved_for_forward(s):
-    y = make_function(s).apply(s.randn(2, requires_grad=True))
-    y.grad_fn.saved_for_forward = (y.grad_fn,)
-    ref = weakref.ref(y.grad_fn)
-    del y
-    s.alive("node", ref)
-    if ref() is not None:
-        del ref().saved_for_forward
-        s.alive("node without it", ref)
+    make_cycle_and_end_it(s, "saved_for_forward")
 
 
 @scenario
