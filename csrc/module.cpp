@@ -62,7 +62,8 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     framed_doc,
     "set_framed_apply(function, get_callback, /)\n--\n\n"
-    "What apply calls in place of call() where torch.compile looks at frames:\n"
+    "What apply calls in place of call() where somebody looks at frames: while\n"
+    "torch.jit.trace records, and where torch.compile looks at them, which is\n"
     "where get_callback() gives something.");
 
 PyDoc_STRVAR(

@@ -11,9 +11,11 @@ def graph_text(graph):
 
 
 def own_lines(text):
-    """The lines of a text that has a whole Python stack in it, less the places that are no scenario's."""
+    """The lines of a text that has a whole Python stack in it, less the places of those who run the scenario."""
     return [
-        line for line in str(text).splitlines() if not re.search(r"\S+\(\d+\): ", line) or "/integrations/" in line
+        line
+        for line in str(text).splitlines()
+        if not re.search(r"\S+\(\d+\): ", line) or "/integrations/" in line or "/autograd/function.py" in line
     ]
 
 

@@ -58,7 +58,10 @@ def call(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> An
     """Calls the custom Function without a Python frame for the call itself."""
 
 def set_framed_apply(function: Any, get_callback: Any, /) -> None:
-    """What ``apply`` calls in place of ``call`` where torch.compile looks at frames: ``get_callback()`` is not None."""
+    """What ``apply`` calls in place of ``call`` where somebody looks at frames.
+
+    That is while torch.jit.trace records, and where torch.compile looks at them: ``get_callback()`` is not None.
+    """
 
 def give_backports(cls: type[torch.autograd.Function], of_ctx: dict[str, Any], /) -> None:
     """Lets the subclasses of ``cls`` have what newer releases of torch have."""

@@ -1,8 +1,14 @@
-"""A Python frame for a Function's call, as torch's own ``apply`` has one, while torch.compile looks at frames.
+"""A Python frame for a Function's call, as torch's own ``apply`` has one, for those who look at frames.
 
-What is disabled for one frame alone, as by ``torch.compiler.disable(MyFn.apply, recursive=False)``, would otherwise
-be disabled for forward's.
+torch.jit.trace names the values of a graph by the variables of the frame that calls torch, and notes the whole stack as
+the place of each node. torch.compile passes over the frame and looks at those it calls: what is disabled for one frame
+alone, as by ``torch.compiler.disable(MyFn.apply, recursive=False)``, would otherwise be disabled for forward's.
 """
+from __future__ import annotations
+
+import bisect
+import dis
+from types import CodeType
 
 from torch._C._dynamo.eval_frame import (
     _FrameAction,
@@ -11,15 +17,34 @@ from torch._C._dynamo.eval_frame import (
     set_code_exec_strategy,
 )
 
-from . import _C
+from . import _C, _compat
 
 
 def apply(cls, /, *args, **kwargs):
     return _C.call(cls, *args, **kwargs)
 
 
-# The frame is passed over and those it calls are not, as with torch's.
-set_code_exec_strategy(
-    apply.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.DEFAULT)
-)
-_C.set_framed_apply(apply, get_eval_frame_callback)
+def _line_of_call(code: CodeType) -> int:
+    """The line on which torch's ``apply`` calls its C++."""
+    calls = [step.offset for step in dis.get_instructions(code) if step.argval == "apply"]
+    starts = [(offset, line) for offset, line in dis.findlinestarts(code) if line is not None]
+    index = bisect.bisect([offset for offset, _ in starts], calls[-1]) - 1 if calls else 0
+    return starts[index][1]
+
+
+def _stand_in_place_of(code: CodeType) -> None:
+    """Give our frame the file, function and line that torch's has there."""
+    ours = apply.__code__
+    apply.__code__ = ours.replace(
+        co_filename=code.co_filename,
+        co_name=code.co_name,
+        co_firstlineno=_line_of_call(code) - 1,
+    )
+
+
+# From torch 2.14 on torch's apply is C++ itself and has no frame.
+if _torchs := getattr(_compat.function_of(_C.apply), "__code__", None):
+    _stand_in_place_of(_torchs)
+    # The frame is passed over and those it calls are not, as with torch's.
+    set_code_exec_strategy(apply.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.DEFAULT))
+    _C.set_framed_apply(apply, get_eval_frame_callback)

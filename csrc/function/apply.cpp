@@ -147,7 +147,7 @@ Ref finish(
     State& state,
     const ClassRecord& record,
     const Inputs& inputs,
-    std::optional<Recording>& recording,
+    const std::optional<Recording>& recording,
     Ref result) {
   compat::CriticalSection of_ctx(state.object());
   const bool single = !PyTuple_Check(result.get());
@@ -162,9 +162,6 @@ Ref finish(
   }
   const TensorsToSave to_save(state, inputs.executable);
   const bool in_place = base.dirty_tensors != nullptr;
-  if (recording) {
-    record_forward_end(*recording);
-  }
   auto [outputs, attached] = wrap_outputs(
       state, inputs, result.get(), to_save, record.separate_setup);
   if (recording) {

@@ -2,6 +2,7 @@
 
 #include <compat.h>
 #include <function/apply.h>
+#include <function/modes.h>
 #include <python/method.h>
 #include <python/names.h>
 #include <python/ref.h>
@@ -48,13 +49,18 @@ PyObject* apply_to_first(
       : apply(args[0], args + 1, count - 1, keywords);
 }
 
+/// Whether somebody looks at the frames of this call, and torch's own has one.
+bool needs_frame() {
+  return framed_apply != nullptr &&
+      (tracing() || (compat::frames_are_watched() && compile_watches_here()));
+}
+
 PyObject* vectorcall(
     PyObject*,
     PyObject* const* args,
     size_t count,
     PyObject* keywords) {
-  if (framed_apply != nullptr && compat::frames_are_watched() &&
-      compile_watches_here()) {
+  if (needs_frame()) {
     return PyObject_Vectorcall(framed_apply, args, count, keywords);
   }
   return apply_to_first(args, PyVectorcall_NARGS(count), keywords);
@@ -199,11 +205,8 @@ PyObject* set_framed_apply(PyObject*, PyObject* arguments) {
   if (!PyArg_ParseTuple(arguments, "OO", &function, &callback)) {
     return nullptr;
   }
-  // torch's own apply has a frame only where it is written in Python.
-  if (PyFunction_Check(torch_function)) {
-    Ref::steal(std::exchange(get_frame_callback, Py_NewRef(callback)));
-    Ref::steal(std::exchange(framed_apply, Py_NewRef(function)));
-  }
+  Ref::steal(std::exchange(get_frame_callback, Py_NewRef(callback)));
+  Ref::steal(std::exchange(framed_apply, Py_NewRef(function)));
   Py_RETURN_NONE;
 }
 

@@ -5,7 +5,6 @@
 #include <python/names.h>
 #include <tracer/inline_subgraph.h>
 #include <tracer/python_op.h>
-#include <tracer/source_range.h>
 
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -75,16 +74,6 @@ std::vector<Value*> rebind_outputs(
   return inside;
 }
 
-/// apply()'s own nodes, a detach() of an input that forward returned say, come
-/// from the place of the call, as the call itself.
-void set_source_of_own_nodes(const Recording& recording) {
-  for (Node* node = recording.forward_end->next();
-       node != node->owningBlock()->return_node();
-       node = node->next()) {
-    node->setSourceRange(recording.node->sourceRange());
-  }
-}
-
 } // namespace
 
 bool Recording::active() const {
@@ -119,23 +108,15 @@ Recording record_call(
   return recording;
 }
 
-void record_forward_end(Recording& recording) {
-  if (recording.active()) {
-    recording.forward_end =
-        recording.node->owningBlock()->return_node()->prev();
-  }
-}
-
 void record_outputs(
     const Recording& recording,
     PyTypeObject* cls,
     PyObject* outputs,
     bool in_place,
     bool single) {
-  if (!recording.active() || recording.forward_end == nullptr) {
+  if (!recording.active()) {
     return;
   }
-  set_source_of_own_nodes(recording);
   Node* node = recording.node;
   node->i_(torch::jit::attr::inplace, in_place);
   if (auto module = module_of(cls)) {
@@ -175,7 +156,7 @@ Node* preRecordPythonTrace(
       THPObjectPtr(apply.release()),
       arg_types,
       std::move(scalar_args));
-  node->setSourceRange(torch_ext::call_source_range());
+  node->setSourceRange(getPythonInterpreterSourceRange());
   for (const at::Tensor& input : inputs) {
     node->addInput(getValueTrace(input));
   }

@@ -13,8 +13,6 @@ struct Recording {
   std::shared_ptr<torch::jit::tracer::TracingState> state;
   std::shared_ptr<torch::jit::Graph> graph;
   torch::jit::Node* node = nullptr;
-  /// The last node that forward recorded.
-  torch::jit::Node* forward_end = nullptr;
 
   /// Whether the tracer still records the call: forward may have ended the
   /// trace.
@@ -29,9 +27,6 @@ Recording record_call(
     const Arguments& arguments,
     const std::vector<bool>& is_tensor,
     const Inputs& inputs);
-
-/// Forward has run: what is recorded until record_outputs() is apply()'s own.
-void record_forward_end(Recording& recording);
 
 /// Completes the node once forward has run and `outputs`, a tuple, are part of
 /// the autograd graph: they become the node's outputs, in place of whatever

@@ -1,5 +1,4 @@
-#include <tracer/source_range.h>
-
+// Where in the Python code a node of a traced graph comes from.
 #include <compat.h>
 #include <python/error.h>
 #include <python/gil.h>
@@ -46,21 +45,6 @@ std::vector<Place> python_stack() {
   return stack;
 }
 
-/// Where torch.autograd.Function.apply enters torch's C++; none where it is C++.
-std::optional<Place> torch_apply_place() {
-  Ref module = checked(PyImport_ImportModule("torch_ext._torch_apply"));
-  Ref place = checked(PyObject_CallMethod(module.get(), "place", nullptr));
-  if (Py_IsNone(place.get())) {
-    return std::nullopt;
-  }
-  PyObject *file = nullptr, *function = nullptr;
-  Py_ssize_t line = 0;
-  if (!PyArg_ParseTuple(place.get(), "UUn", &file, &function, &line)) {
-    throw_python_error();
-  }
-  return Place{text_of(file), text_of(function), static_cast<size_t>(line)};
-}
-
 /// The range that spans the whole stack, and is printed as its first line.
 torch::jit::SourceRange range_of(const std::vector<Place>& stack) {
   std::string text;
@@ -83,15 +67,6 @@ torch::jit::SourceRange range_of(const std::vector<Place>& stack) {
 }
 
 } // namespace
-
-torch::jit::SourceRange call_source_range() {
-  std::vector<Place> stack = python_stack();
-  if (auto place = torch_apply_place()) {
-    stack.insert(stack.begin(), std::move(*place));
-  }
-  return range_of(stack);
-}
-
 } // namespace torch_ext
 
 namespace torch::jit::tracer {

@@ -661,6 +661,58 @@ def calls_on_other_threads(s):
 
 
 @scenario
+def values_are_named_by_the_frames_around(s):
+    inner_product = make_product(s.Function)
+
+    class Outer(s.Function):
+        @staticmethod
+        def forward(ctx, p, q):
+            inner = q * 3
+            return p * inner_product.apply(inner, inner)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad, grad
+
+    def body(x, z):
+        y = x * 2
+        w = y + z
+        return Outer.apply(y, w)
+
+    class Module(torch.nn.Module):
+        def forward(self, x, z):
+            first = x * 2
+            return body(first, z)
+
+    x = s.randn(3, requires_grad=True)
+    trace(s, "function", body, x, x)
+    trace(s, "module", Module(), x, x)
+    trace(s, "apply", calling(Outer), x, x)
+
+
+@scenario
+def places_of_nodes_inside_forward(s):
+    class Sine(s.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.sin(), x
+
+        @staticmethod
+        def backward(ctx, grad, other):
+            return grad
+
+    def body(x):
+        return Sine.apply(x)
+
+    graph = torch.jit.trace(body, s.randn(3, requires_grad=True), check_trace=False).graph
+    for node in graph.nodes():
+        s.record(f"place of {node.kind()}", own_lines(node.sourceRange()))
+        if node.hasAttribute("Subgraph"):
+            for inside in node.g("Subgraph").nodes():
+                s.record(f"place of {inside.kind()} inside", own_lines(inside.sourceRange()))
+
+
+@scenario
 def names_of_modules_and_classes(s):
     identity = make_identity(s.Function)
 
