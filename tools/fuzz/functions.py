@@ -10,8 +10,9 @@ from .choices import Table, chance, some
 from .program import Function, Rule
 
 BASES = Table(
-    (90, "", "s.Function"),
+    (89, "", "s.Function"),
     (3, "InplaceFunction", "s.InplaceFunction"),
+    (1, "NestedIOFunction", "s.NestedIOFunction"),
     (7, "subclass of a custom Function", "{earlier}"),
 )
 
@@ -131,6 +132,8 @@ CONTEXT = Table(
     (8, "set_materialize_grads", "ctx.set_materialize_grads(False)"),
     (1, "set_materialize_grads", "ctx.set_materialize_grads(True)"),
     (1, "set_materialize_grads to something wrong", "ctx.set_materialize_grads(0)"),
+    (1, "set_output_grad_dtype", "ctx.set_output_grad_dtype(torch.float64)"),
+    (1, "set_output_grad_dtype", "ctx.set_output_grad_dtype(None, torch.float64)"),
     (1, "_materialize_non_diff_grads", "ctx._materialize_non_diff_grads = False"),
     (2, "_is_pure_view", "ctx._is_pure_view = True"),
     (5, "ctx attribute", "ctx.kept = {p}"),
@@ -208,6 +211,7 @@ BACKWARD_LINES = Table(
     (3, "exception in backward", "raise ValueError('in backward')"),
     (2, "gradient in place", "total.mul_(2)"),
     (1, "warning", "warnings.warn('in backward')"),
+    (1, "metadata of gradients", "s.record('metadata', metadata_of(ctx))"),
     (1, "current node", "s.record('current', torch._C._current_autograd_node())"),
     (1, "captured tensor in backward", "total = mix((total, {v}))"),
     (2, "hook in backward", "total.requires_grad and total.register_hook(lambda grad: s.record('inner', grad))"),

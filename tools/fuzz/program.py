@@ -9,14 +9,15 @@ from .choices import Piece
 
 PARAMETERS = ("a", "b", "c")
 
-# What only torch_ext.Function has before torch 2.13.
+# What only torch_ext.Function has, and that torch from this release on has too.
 BACKPORTED = {
-    "boxed_grads_call",
-    "wrong class attribute",
-    "keyword",
-    "keyword given twice",
-    "keyword of a tensor",
-    "keyword that is unknown",
+    "boxed_grads_call": "2.13",
+    "wrong class attribute": "2.13",
+    "keyword": "2.13",
+    "keyword given twice": "2.13",
+    "keyword of a tensor": "2.13",
+    "keyword that is unknown": "2.13",
+    "set_output_grad_dtype": "2.14",
 }
 
 _FILE = '''\
@@ -209,8 +210,9 @@ class Program:
 
     @property
     def variant(self):
-        backported = not torch_is_since("2.13") and BACKPORTED & set().union(*self.facilities())
-        return "installed" if self.installed or backported else "ours"
+        backported = BACKPORTED.keys() & set().union(*self.facilities())
+        unequal = any(not torch_is_since(BACKPORTED[facility]) for facility in backported)
+        return "installed" if self.installed or unequal else "ours"
 
     def facilities(self):
         """Those of each step, by its number; the inputs' are every step's."""

@@ -6,6 +6,7 @@ import gc
 import pickle
 import threading
 import warnings
+import weakref
 from collections import namedtuple
 
 import torch
@@ -22,10 +23,10 @@ from torch.utils.checkpoint import checkpoint
 __all__ = [
     "anomaly", "attempt", "batched", "checkpoint", "copy", "dead_wrapper", "default_dtype", "deterministic",
     "differentiate", "doubled", "finish", "fit", "fits", "gc", "hook", "hooks_of", "in_inference_mode", "in_thread",
-    "LogDispatch", "LogFunctions", "make_fx", "Marked", "mix", "next_node", "node_of", "ones_like", "packing",
-    "Pair", "pick", "pickle", "product", "profiled", "raising", "reentrant", "removes_itself", "retaining", "same",
-    "shapes", "slope_of", "summed", "to_front", "warnings", "weighed", "with_duals", "with_grad", "without_grad",
-    "Wrapper",
+    "LogDispatch", "LogFunctions", "make_fx", "Marked", "metadata_of", "mix", "next_node", "node_of", "ones_like",
+    "order", "packing", "Pair", "pick", "pickle", "product", "profiled", "raising", "reentrant", "removes_itself",
+    "retaining", "same", "shapes", "slope_of", "summed", "to_front", "warnings", "weak_node", "weighed", "with_duals",
+    "with_grad", "without_grad", "Wrapper",
 ]
 # fmt: on
 
@@ -280,6 +281,25 @@ def node_of(value):
 
 def next_node(tensor):
     return node_of(node_of(tensor).next_functions[0][0])
+
+
+def metadata_of(node):
+    """What the engine knows of the gradients that a node gets."""
+    return [(m.shape, m.dtype, m.device, m.is_nested_tensor, m.is_cpp_nested_tensor) for m in node._input_metadata]
+
+
+def order(s, node):
+    """Run the node later than its number says; the numbers before and after."""
+    before = node._sequence_nr()
+    node._set_sequence_nr(before + 5)
+    return s.sequence_nr(before), s.sequence_nr(node._sequence_nr())
+
+
+def weak_node(s, node):
+    """What the last weak reference to a node gives by now; makes another one."""
+    last = getattr(s, "weak_node", lambda: None)()
+    s.weak_node = weakref.ref(node)
+    return last
 
 
 def hook(s, result=lambda *args: None):
