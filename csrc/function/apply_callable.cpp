@@ -49,10 +49,12 @@ PyObject* apply_to_first(
       : apply(args[0], args + 1, count - 1, keywords);
 }
 
-/// Whether somebody looks at the frames of this call, and torch's own has one.
+/// Whether somebody looks at the frames of this call, and torch's own apply,
+/// which torch.func's transforms call themselves, would have one.
 bool needs_frame() {
   return framed_apply != nullptr &&
-      (tracing() || (compat::frames_are_watched() && compile_watches_here()));
+      (tracing() || (compat::frames_are_watched() && compile_watches_here())) &&
+      !functorch_active();
 }
 
 PyObject* vectorcall(
