@@ -25,12 +25,13 @@ class Scenario:
         Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable, detect_anomaly,
             set_detect_anomaly: of the implementation under test.
         device: where tensors are made.
-        is_oracle: whether the scenario has to hold here: stock torch runs it, and has what it is about.
+        role: "oracle" where the scenario has to hold: stock torch runs it, and has what it is about. Else "subject".
+            No bool: what stock torch leaks may hold this, and the references to True and False are counted.
         lines: the transcript so far.
         overlooked: names of types whose instances may be alive at the end.
     """
 
-    def __init__(self, api, device, is_oracle):
+    def __init__(self, api, device, role):
         self.Function = api.Function
         self.FunctionCtx = api.FunctionCtx
         self.InplaceFunction = api.InplaceFunction
@@ -42,7 +43,7 @@ class Scenario:
         self.lines = []
         self.overlooked = set()
         self._kept = []
-        self.is_oracle = is_oracle
+        self.role = role
         self._describe = Describer(device)
         self._generator = torch.Generator().manual_seed(0)
 
@@ -93,7 +94,7 @@ class Scenario:
         except BaseException as error:
             self.record(f"{label} raised", error)
             return
-        assert not self.is_oracle, f"{label}: stock torch raises nothing"
+        assert self.role != "oracle", f"{label}: stock torch raises nothing"
         self.record(f"{label} returned", result)
 
     def differentiate(self, label, function, *inputs):
@@ -194,7 +195,7 @@ def transcript(body, variant, device):
     """The lines that ``body``, a function of a :class:`Scenario`, writes when run on ``variant``."""
     _look_away(device)
     with variant.active():
-        s = Scenario(variant.api(), device, is_oracle=variant is STOCK)
+        s = Scenario(variant.api(), device, "oracle" if variant is STOCK else "subject")
         s.file = pathlib.Path(inspect.getfile(inspect.unwrap(body)))
         torch.manual_seed(0)
         with _reports(s):
@@ -274,7 +275,7 @@ def recording_its_end(body):
 
     @functools.wraps(body)
     def recorded(s):
-        s.is_oracle = False
+        s.role = "subject"
         s.outcome("the scenario", body, s)
 
     return recorded
