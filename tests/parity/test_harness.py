@@ -7,6 +7,7 @@ import pytest
 import torch
 from harness import VARIANTS, Variant, compare, scenario, transcript
 from harness.describe import Describer, render
+from harness.scenario import check_leaks
 
 STOCK = VARIANTS["stock"]
 
@@ -160,6 +161,29 @@ def test_stock_is_deterministic(device):
 def test_difference_is_found(break_output, device):
     with pytest.raises(Exception):  # a difference, or the scenario can't even go on
         compare(subject, imitation(fault(break_output)), device)
+
+
+def test_leak_is_found(device):
+    with pytest.raises(AssertionError, match="subject: .*objects.* grow with each run"):
+        check_leaks(subject, imitation(fault(leaks_a_tensor)), device, 20)
+
+
+def test_growth_that_ends_is_no_leak(device):
+    cache = []
+
+    def fills_a_cache(inputs, output):
+        cache.extend(torch.zeros(1) for _ in range(5) if len(cache) < 500)
+        return output
+
+    check_leaks(subject, imitation(fault(fills_a_cache)), device, 20)
+    assert len(cache) == 500
+
+
+def test_leaks_of_stock_do_not_count(device):
+    def body(s):
+        KEPT.append(s)
+
+    check_leaks(body, VARIANTS["ours"], device, 20)
 
 
 def test_lifetime_is_seen(device):
