@@ -6,8 +6,11 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from harness import torch_is_since
 from tools.fuzz import compare, search, workers
 from tools.fuzz.__main__ import main
+from tools.fuzz.choices import Piece
+from tools.fuzz.program import Step
 
 PARTS = 4
 PROGRAMS = 2000 // PARTS
@@ -29,6 +32,19 @@ def test_no_difference(part):
 def test_a_program_is_named_by_seed_and_number():
     assert search.draw(1, 2) == search.draw(1, 2)
     assert search.draw(1, 2).text() != search.draw(1, 3).text() != search.draw(2, 2).text()
+
+
+def test_what_stock_functions_lack_is_compared_installed():
+    drawn = search.draw(1, 2)
+    plain = dataclasses.replace(drawn.functions[0], classwide=(), context=())
+    declares = dataclasses.replace(plain, context=(Piece("set_output_grad_dtype", "ctx.set_output_grad_dtype()"),))
+    calls_plain = Step((), Piece("apply", "return {call}"), 1, (Piece("", "{leaf}", (0,)),) * 3)
+    program = dataclasses.replace(drawn, installed=False, steps=(calls_plain,))
+    assert dataclasses.replace(program, functions=(plain, plain)).variant == "ours"
+    # No step calls it; another Function may.
+    lacking = not torch_is_since("2.14")
+    variant = dataclasses.replace(program, functions=(declares, plain)).variant
+    assert variant == ("installed" if lacking else "ours")
 
 
 def _careless(function):

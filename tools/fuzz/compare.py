@@ -88,12 +88,12 @@ def compare(text, variant, phase=lambda name: None):
     Raises:
         Difference: they differ, both times.
     """
-    try:
+    with contextlib.suppress(Difference):
         return _compare_once(text, variant, phase)
-    except Difference:
-        run = _compare_once(text, variant, phase)
-        run.unsteady = True
-        return run
+    # Not from within a handler, where the program's exceptions would get the difference as their context.
+    run = _compare_once(text, variant, phase)
+    run.unsteady = True
+    return run
 
 
 @contextlib.contextmanager

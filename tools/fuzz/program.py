@@ -210,7 +210,9 @@ class Program:
 
     @property
     def variant(self):
-        backported = BACKPORTED.keys() & set().union(*self.facilities())
+        # Functions call each other, so each counts, whether a step calls it or not.
+        used = set().union(*self.facilities(), *(function.facilities() for function in self.functions))
+        backported = BACKPORTED.keys() & used
         unequal = any(not torch_is_since(BACKPORTED[facility]) for facility in backported)
         return "installed" if self.installed or unequal else "ours"
 
