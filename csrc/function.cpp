@@ -12,6 +12,7 @@
 #include <function/marks.cpp>
 #include <function/methods.cpp>
 #include <function/modes.cpp>
+#include <function/moved_leaves.cpp>
 #include <function/node.cpp>
 #include <function/outputs.cpp>
 #include <function/profile.cpp>

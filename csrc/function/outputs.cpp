@@ -3,6 +3,7 @@
 #include <function/grad_dtypes.h>
 #include <function/jvp.h>
 #include <function/marks.h>
+#include <function/moved_leaves.h>
 #include <python/error.h>
 #include <python/names.h>
 
@@ -237,6 +238,7 @@ void Wrapping::wrap_by_torch() {
       raw.back() = THPVariable_Unpack(item);
     }
   }
+  const MovedLeaves moved(inputs_, dirty_);
   optional_variable_list wrapped = compat::wrap_outputs(
       inputs_.tensors,
       non_differentiable_,

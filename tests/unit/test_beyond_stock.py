@@ -160,3 +160,62 @@ def test_a_failed_call_that_left_its_node_on_a_captured_leaf(x, failure):
     ((first, missing),) = seen
     assert first.tolist() == x.grad.tolist() == [3.0, 3.0]
     assert missing.tolist() == [0.0, 0.0]
+
+
+class Moves(torch_ext.Function):
+    """Changes a leaf in place, which is refused as long as it requires grad."""
+
+    @staticmethod
+    def forward(ctx, x, other, stop):
+        stop(x)
+        ctx.mark_dirty(x)
+        return x, other * 2
+
+    @staticmethod
+    def backward(ctx, grad, other):
+        return grad, other * 2, None
+
+
+MOVED = "leaf variable has been moved into the graph interior: .* marked it as dirty after it was detached"
+STOPS = pytest.mark.parametrize(
+    "stop", [lambda x: x.detach_(), lambda x: x.requires_grad_(False)], ids=["detach_", "requires_grad_"]
+)
+
+
+@STOPS
+def test_backward_to_a_leaf_detached_in_forward(x, stop):
+    before = x * 2
+    y, _ = Moves.apply(x, torch.ones(2, requires_grad=True), stop)
+    assert y is x and not x.is_leaf
+    with pytest.raises(RuntimeError, match=MOVED):
+        y.sum().backward()
+    with pytest.raises(RuntimeError, match=MOVED):
+        before.sum().backward()
+    assert torch.autograd.grad((y * 2).sum(), y)[0].tolist() == [2, 2]
+
+
+@STOPS
+def test_backward_to_a_leaf_detached_before_the_call(x, stop):
+    before = x * 2
+    stop(x)
+    other = torch.ones(2, requires_grad=True)
+    y, z = Moves.apply(x, other, lambda x: None)
+    (y + z).sum().backward()
+    assert other.grad.tolist() == [2, 2]
+    with pytest.raises(RuntimeError, match=MOVED):
+        before.sum().backward()
+
+
+def test_a_leaf_detached_in_forward_of_a_call_that_fails(x):
+    class Fails(Moves):
+        @staticmethod
+        def forward(ctx, x, other):
+            x.detach_()
+            ctx.mark_dirty(x, other)
+            return x, other
+
+    before = x * 2
+    with pytest.raises(RuntimeError, match="a leaf Variable that requires grad has been used in an in-place operation"):
+        Fails.apply(x, torch.ones(2, requires_grad=True))
+    with pytest.raises(RuntimeError, match=MOVED):
+        before.sum().backward()
