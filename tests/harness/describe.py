@@ -232,15 +232,21 @@ _TENSOR_FACTS = {
     "is_view": lambda t: t._is_view(),
 }
 
+
+def metadata_of(node):
+    """What the engine knows of the gradients that a node gets."""
+    return [
+        (info.shape, info.dtype, info.device, info.is_nested_tensor, info.is_cpp_nested_tensor)
+        for info in node._input_metadata
+    ]
+
+
 _NODE_FACTS = {
     "name": lambda node: node.name(),
     "repr": lambda node: repr(node),
     "metadata": lambda node: sorted(node.metadata),
     "requires_grad": lambda node: node.requires_grad,
-    "input_metadata": lambda node: [
-        (info.shape, info.dtype, info.device, info.is_nested_tensor, info.is_cpp_nested_tensor)
-        for info in node._input_metadata
-    ],
+    "input_metadata": metadata_of,
 }
 
 _PYTHON_NODE_FACTS = {

@@ -12,6 +12,7 @@ from collections import namedtuple
 import torch
 from anomaly_text import printing
 from harness import registering
+from harness.describe import metadata_of
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
@@ -281,11 +282,6 @@ def node_of(value):
 
 def next_node(tensor):
     return node_of(node_of(tensor).next_functions[0][0])
-
-
-def metadata_of(node):
-    """What the engine knows of the gradients that a node gets."""
-    return [(m.shape, m.dtype, m.device, m.is_nested_tensor, m.is_cpp_nested_tensor) for m in node._input_metadata]
 
 
 def order(s, node):
