@@ -11,7 +11,7 @@ ARGS    ?=
 PY      := $(VENV)/bin/python
 TORCHED := $(VENV)/.torch-$(TORCH)
 BUILT   := $(VENV)/.built
-SOURCES := setup.py pyproject.toml torch_ext/_build.py $(shell find csrc -name '*.cpp' -o -name '*.h')
+SOURCES := setup.py pyproject.toml torch_ext/_build/config.py $(shell find csrc -name '*.cpp' -o -name '*.h')
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

@@ -10,17 +10,17 @@ from setuptools import setup
 ROOT = Path(__file__).resolve().parent
 
 
-def load_build():
-    """torch_ext/_build.py by its path: the package itself cannot be imported before it is built."""
-    spec = importlib.util.spec_from_file_location("_build", ROOT / "torch_ext" / "_build.py")
+def load_config():
+    """torch_ext/_build/config.py by its path: the package itself cannot be imported before it is built."""
+    spec = importlib.util.spec_from_file_location("config", ROOT / "torch_ext" / "_build" / "config.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-build = load_build()
+config = load_config()
 try:
-    build.check_environment()
+    config.check_environment()
 except ImportError as error:
     sys.exit(
         f"{error}\ntorch_ext is compiled for the torch that it will run with: "
@@ -36,28 +36,28 @@ class build_ext(BuildExtension):  # setuptools looks its options up by this name
     """Notes beside each extension what it was built for, so that the loader can tell before it opens it."""
 
     def run(self):
-        os.environ["PATH"] = build.path_with_ninja() or os.environ["PATH"]
+        os.environ["PATH"] = config.path_with_ninja() or os.environ["PATH"]
         super().run()
         for extension in self.extensions:
-            build.write_stamp(Path(self.get_ext_fullpath(extension.name)), CSRC)
+            config.write_stamp(Path(self.get_ext_fullpath(extension.name)), CSRC)
 
     def get_output_mapping(self):
         """A strict editable install links the files that are named here."""
         mapping = super().get_output_mapping()
-        stamps = {str(build.stamp_path(Path(to))): str(build.stamp_path(Path(at))) for to, at in mapping.items()}
+        stamps = {str(config.stamp_path(Path(to))): str(config.stamp_path(Path(at))) for to, at in mapping.items()}
         return {**mapping, **stamps}
 
 
 extension = CppExtension(
     "torch_ext._C",
-    [os.path.relpath(path, ROOT) for path in build.sources(CSRC)],
+    [os.path.relpath(path, ROOT) for path in config.sources(CSRC)],
     include_dirs=[str(CSRC)],
     extra_compile_args=[
-        *build.compile_flags(),
+        *config.compile_flags(),
         # Warnings are errors in our own code only.
         *(f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))),
         # ninja does not follow system headers: another torch has to be another command.
-        f"-DTORCH_EXT_BUILT_FOR_TORCH={build.torch_version()}",
+        f"-DTORCH_EXT_BUILT_FOR_TORCH={config.torch_version()}",
     ],
 )
 
@@ -66,5 +66,5 @@ setup(
     cmdclass={"build_ext": build_ext},
     # pip's own folder goes away after each build, and with it what ninja could use again.
     options={"build_ext": {"build_temp": f"build/{sysconfig.get_config_var('SOABI')}"}},
-    install_requires=[build.torch_requirement(), "ninja"],
+    install_requires=[config.torch_requirement(), "ninja"],
 )

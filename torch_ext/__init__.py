@@ -4,7 +4,7 @@
 ``torch_ext.Function`` is the base class for those that should use it alone.
 """
 
-from ._loader import load
+from ._build.loader import load
 
 _C = load()
 

@@ -50,9 +50,10 @@ class Checkout:
         self.tools = folder / "tools"
         for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
             self.write(name, (REPOSITORY / name).read_text())
-        for name in ("_build.py", "_jit.py", "_loader.py", "py.typed"):
-            self.write(f"torch_ext/{name}", (REPOSITORY / "torch_ext" / name).read_text())
-        self.write("torch_ext/__init__.py", '__version__ = "1.2.3"\nfrom ._loader import load\n_C = load()\n')
+        for path in (REPOSITORY / "torch_ext" / "_build").glob("*.py"):
+            self.write(f"torch_ext/_build/{path.name}", path.read_text())
+        self.write("torch_ext/py.typed", "")
+        self.write("torch_ext/__init__.py", '__version__ = "1.2.3"\nfrom ._build.loader import load\n_C = load()\n')
         self.write("README.md", "")
         self.write("csrc/module.cpp", MODULE_CPP)
         self.set_answer(42)

@@ -49,8 +49,8 @@ def test_what_the_build_depends_on_leads_to_another(checkout, change):
     elif change == "new file":
         checkout.write("csrc/folder/other.cpp", "")
     elif change == "flag":
-        build = (checkout.root / "torch_ext/_build.py").read_text()
-        checkout.write("torch_ext/_build.py", build.replace('"-O2"', '"-O1"'))
+        config = (checkout.root / "torch_ext/_build/config.py").read_text()
+        checkout.write("torch_ext/_build/config.py", config.replace('"-O2"', '"-O1"'))
     elif change == "flag of the environment":
         environment["TORCH_EXT_CFLAGS"] = "-O1 -DOTHER=1"
     else:

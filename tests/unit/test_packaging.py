@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import torch_ext
-from torch_ext import _build
+from torch_ext._build import config
 
 ABI = sysconfig.get_config_var("SOABI")
 REPORT = "import torch_ext; print(torch_ext._C.answer, torch_ext._C.__file__)"
@@ -44,8 +44,9 @@ def wheel(shared_checkout):
 def test_wheel_has_the_extension_and_what_it_was_built_for(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    modules = {"__init__.py", "_build.py", "_jit.py", "_loader.py", "py.typed"}
-    assert names == {f"torch_ext/{name}" for name in (*modules, f"_C.{ABI}.so", f"_C.{ABI}.json")}
+    build = [f"_build/{name}.py" for name in ("__init__", "config", "loader", "on_import")]
+    files = ["__init__.py", *build, "py.typed", f"_C.{ABI}.so", f"_C.{ABI}.json"]
+    assert names == {f"torch_ext/{name}" for name in files}
 
 
 def test_wheel_requires_a_supported_torch_and_ninja(wheel):
@@ -53,7 +54,7 @@ def test_wheel_requires_a_supported_torch_and_ninja(wheel):
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = email.message_from_bytes(archive.read(name))
     requirements = [text.replace(" ", "") for text in metadata.get_all("Requires-Dist") if "extra" not in text]
-    low, high = _build.torch_requirement().removeprefix("torch").split(",")
+    low, high = config.torch_requirement().removeprefix("torch").split(",")
     assert requirements == [f"torch{high},{low}", "ninja"]
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
@@ -84,7 +85,7 @@ def test_sdist_has_the_sources(checkout):
     subprocess.run([sys.executable, "setup.py", "--quiet", "sdist"], cwd=checkout.root, check=True, capture_output=True)
     with tarfile.open(checkout.root / "dist" / "torch_ext-1.2.3.tar.gz") as archive:
         names = set(archive.getnames())
-    for name in ("setup.py", "pyproject.toml", "csrc/module.cpp", "csrc/compat.h", "torch_ext/_build.py"):
+    for name in ("setup.py", "pyproject.toml", "csrc/module.cpp", "csrc/compat.h", "torch_ext/_build/config.py"):
         assert f"torch_ext-1.2.3/{name}" in names
 
 
@@ -133,4 +134,4 @@ def test_extension_exports_its_entry_point_only():
 
 
 def test_the_torch_in_use_is_within_the_declared_range():
-    _build.check_torch(torch.__version__)
+    config.check_torch(torch.__version__)

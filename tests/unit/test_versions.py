@@ -3,23 +3,23 @@
 import re
 from pathlib import Path
 
-from torch_ext import _build
+from torch_ext._build import config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPAT = (REPOSITORY / "csrc" / "compat.h").read_text()
 
 
 def test_supported_releases_have_no_gaps():
-    minors = [int(release.removeprefix("2.")) for release in _build.SUPPORTED_TORCH]
+    minors = [int(release.removeprefix("2.")) for release in config.SUPPORTED_TORCH]
     assert minors == list(range(minors[0], minors[-1] + 1))
 
 
 def test_cpp_and_python_support_the_same_releases():
-    first, last = _build.SUPPORTED_TORCH[0], _build.SUPPORTED_TORCH[-1]
+    first, last = config.SUPPORTED_TORCH[0], config.SUPPORTED_TORCH[-1]
     assert f"no entry for this torch; it knows {first} to {last}" in COMPAT
     bounds = re.search(r"MINOR < (\d+) \|\| \\\s+TORCH_VERSION_MINOR > (\d+)", COMPAT)
     assert [f"2.{minor}" for minor in bounds.groups()] == [first, last]
-    assert f"needs Python {'.'.join(map(str, _build.MINIMUM_PYTHON))} or newer" in COMPAT
+    assert f"needs Python {'.'.join(map(str, config.MINIMUM_PYTHON))} or newer" in COMPAT
 
 
 def test_only_compat_asks_for_a_version():
@@ -27,5 +27,6 @@ def test_only_compat_asks_for_a_version():
     files = [path.name for path in (REPOSITORY / "csrc").rglob("*") if path.is_file() and asks.search(path.read_text())]
     assert files == ["compat.h"]
     asks = re.compile(r"TorchVersion|version_info")
-    files = [path.name for path in (REPOSITORY / "torch_ext").glob("*.py") if asks.search(path.read_text())]
-    assert set(files) <= {"_build.py", "_compat.py"}
+    package = REPOSITORY / "torch_ext"
+    files = {str(path.relative_to(package)) for path in package.rglob("*.py") if asks.search(path.read_text())}
+    assert files <= {"_build/config.py", "_compat.py"}

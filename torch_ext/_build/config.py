@@ -85,7 +85,7 @@ def check_torch(version: str) -> None:
 
 def find_csrc() -> Path | None:
     """The C++ sources beside the package; None where it was installed without them."""
-    checkout = Path(__file__).resolve().parent.parent
+    checkout = Path(__file__).resolve().parents[2]
     csrc = checkout / "csrc"
     # setup.py tells a checkout from a site-packages that happens to have a csrc.
     return csrc if (checkout / "setup.py").is_file() and csrc.is_dir() else None

@@ -10,10 +10,11 @@ import threading
 from pathlib import Path
 from types import ModuleType
 
-from . import _build, _jit
+from . import config, on_import
 
-_NAME = f"{__package__}._C"
-_PACKAGE_FOLDER = Path(__file__).parent
+_PACKAGE = __package__.partition(".")[0]
+_PACKAGE_FOLDER = Path(__file__).parents[1]
+_NAME = f"{_PACKAGE}._C"
 
 _lock = threading.Lock()
 
@@ -39,7 +40,7 @@ def load(verbose: bool = False) -> ModuleType:
         module = sys.modules.get(_NAME)
         if module is None:
             _check_interpreter()
-            _build.check_environment()
+            config.check_environment()
             path = _find(verbose or os.environ.get("TORCH_EXT_VERBOSE") == "1")
             module = _load_from(path)
         elif verbose:
@@ -57,15 +58,15 @@ def _check_interpreter() -> None:
 
 def _find(verbose: bool) -> Path:
     """The extension to load: the one built ahead of time, or one compiled now."""
-    csrc = _build.find_csrc()
+    csrc = config.find_csrc()
     extension = _built_ahead()
     if extension is not None:
         _check_target(extension)
-        if csrc is None or _build.read_stamp(extension).get("sources") == _build.source_digest(csrc):
+        if csrc is None or config.read_stamp(extension).get("sources") == config.source_digest(csrc):
             return extension
     if csrc is None:
         raise ImportError(_nothing_built())
-    return _jit.build(csrc, verbose)
+    return on_import.build(csrc, verbose)
 
 
 def _built_ahead() -> Path | None:
@@ -75,12 +76,12 @@ def _built_ahead() -> Path | None:
 
 def _check_target(extension: Path) -> None:
     """Raises ImportError where loading ``extension`` into this torch could crash."""
-    built_for = _build.read_stamp(extension).get("torch", "of an unknown version")
-    installed = _build.torch_version()
+    built_for = config.read_stamp(extension).get("torch", "of an unknown version")
+    installed = config.torch_version()
     if built_for != installed:
         raise ImportError(
             f"torch_ext was built for torch {built_for}, and torch {installed} is installed ({extension}). "
-            f"Build it again, in a checkout of torch_ext: {_build.INSTALL_COMMAND}"
+            f"Build it again, in a checkout of torch_ext: {config.INSTALL_COMMAND}"
         )
 
 
@@ -89,7 +90,7 @@ def _nothing_built() -> str:
     return (
         f"torch_ext has no extension for this Python ({sysconfig.get_config_var('SOABI')}) in {_PACKAGE_FOLDER}, "
         f"only {', '.join(others) or 'none at all'}, and no sources to build one from. "
-        f"Install it with this Python, in a checkout of torch_ext: {_build.INSTALL_COMMAND}"
+        f"Install it with this Python, in a checkout of torch_ext: {config.INSTALL_COMMAND}"
     )
 
 
@@ -98,11 +99,11 @@ def _load_from(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules[_NAME] = module
-    sys.modules[__package__]._C = module
+    sys.modules[_PACKAGE]._C = module
     return module
 
 
 def _show_log(extension: Path) -> None:
-    log = _jit.log_of(extension)
+    log = on_import.log_of(extension)
     said = log.read_text(errors="replace") if log.exists() else ""
     sys.stderr.write(f"{said}torch_ext: loaded from {extension}\n")

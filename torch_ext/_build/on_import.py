@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from . import _build
+from . import config
 
 # torch's load() counts the builds of a process and renames the module after the
 # first, so that a failed build could not be repeated: each gets a process of its own.
@@ -66,7 +66,7 @@ def build(csrc: Path, verbose: bool) -> Path:
     # Links are followed once, so that what is checked is what is loaded.
     cache = cache_folder().resolve()
     abi = sysconfig.get_config_var("SOABI")
-    name = f"torch{_build.torch_version()}-{abi}-{_build.source_digest(csrc)[:16]}"
+    name = f"torch{config.torch_version()}-{abi}-{config.source_digest(csrc)[:16]}"
     compiler = find_compiler()
     if compiler is None:
         # Only compiling takes a compiler: what another one built will do.
@@ -151,13 +151,13 @@ def _one_at_a_time(extension: Path) -> Iterator[None]:
 
 def _compile(csrc: Path, extension: Path, compiler: Compiler, verbose: bool) -> None:
     """Makes ``extension`` appear, whole. The caller holds its lock."""
-    path = _build.path_with_ninja()
+    path = config.path_with_ninja()
     if path is None:
         raise ImportError("torch_ext has to be compiled, and ninja was not found. Install it: pip install ninja")
     _remove_killed_builds(extension)
     folder = Path(tempfile.mkdtemp(prefix=f"{extension.stem}.build-", dir=extension.parent))
     _say(
-        f"torch_ext: building for torch {_build.torch_version()}, Python {platform.python_version()} ... "
+        f"torch_ext: building for torch {config.torch_version()}, Python {platform.python_version()} ... "
         + ("\n" if verbose else "")
     )
     start = time.monotonic()
@@ -184,8 +184,8 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
     """Compiles into ``folder``, writing what is said to ``log``. Whether ``folder/_C.so`` is good."""
     arguments = {
         "name": "_C",
-        "sources": _build.sources(csrc),
-        "extra_cflags": _build.compile_flags(),
+        "sources": config.sources(csrc),
+        "extra_cflags": config.compile_flags(),
         "extra_include_paths": [str(csrc)],
         "build_directory": str(folder),
         # Opens the library, so that one with an undefined symbol fails here, without running its module.
@@ -217,7 +217,7 @@ def _private(path: str, flags: int) -> int:
 
 def _compile_error(compiler: Compiler, log: Path) -> str:
     return (
-        f"torch_ext could not be compiled for torch {_build.torch_version()} "
+        f"torch_ext could not be compiled for torch {config.torch_version()} "
         f"with {compiler.path} ({compiler.version.splitlines()[0]}):\n\n"
         f"{first_errors(log.read_text(errors='replace'))}\n\n"
         f"The whole output is in {log}."

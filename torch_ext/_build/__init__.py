@@ -1,0 +1,8 @@
+"""How the extension is compiled and found.
+
+===============  ==============================================================
+``config``       what it is compiled from, with which flags, for which releases
+``on_import``    compiles it on first import and keeps the result
+``loader``       takes the one that is there, or has it compiled, and loads it
+===============  ==============================================================
+"""
