@@ -47,7 +47,7 @@ def reported(monkeypatch):
     found = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: found.append(type(report.exc_value)))
     # pytest keeps what is logged.
-    monkeypatch.setattr(logging.getLogger("torch_ext._anomaly_report"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("torch_ext.anomaly.failures"), "disabled", True)
     return found
 
 

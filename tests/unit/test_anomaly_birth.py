@@ -120,13 +120,13 @@ def test_hooks_of_saved_tensors_do_not_run():
 )
 def test_counts_by_layout_and_dtype(convert):
     values = convert(torch.tensor([[1.0, float("nan")]]))
-    assert torch_ext._anomaly_graph._count_non_finite(values) == (1, 0)
+    assert torch_ext.anomaly.graph._count_non_finite(values) == (1, 0)
 
 
 @pytest.mark.parametrize("options", [{"device": "meta"}, {"dtype": torch.int64}], ids=["meta", "int"])
 def test_tensors_without_such_values(options):
     values = torch.ones(2, **options)
-    assert torch_ext._anomaly_graph._count_non_finite(values) == (0, 0)
+    assert torch_ext.anomaly.graph._count_non_finite(values) == (0, 0)
 
 
 def test_looking_runs_no_code_of_a_subclass():
@@ -140,5 +140,5 @@ def test_looking_runs_no_code_of_a_subclass():
 
     values = torch.tensor([float("inf")]).as_subclass(Watched)
     Watched.calls.clear()
-    assert torch_ext._anomaly_graph._count_non_finite(values) == (0, 1)
+    assert torch_ext.anomaly.graph._count_non_finite(values) == (0, 1)
     assert Watched.calls == []

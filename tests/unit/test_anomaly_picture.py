@@ -4,23 +4,25 @@ import stat
 
 import pytest
 
-from torch_ext import _anomaly_report as reports
-from torch_ext._anomaly_picture import to_dot
+from torch_ext.anomaly.facts import Edge, Frame, Neighbour
+from torch_ext.anomaly.picture import to_dot
+from torch_ext.anomaly.report import Report
 
-FRAME = reports.Frame("folder/model.py", 7, "forward", 'return log(x, "\\n")')
-REPORT = reports.Report(
+FRAME = Frame("folder/model.py", 7, "forward", 'return log(x, "\\n")')
+REPORT = Report(
     node_name="LogBackward0",
     found="nan",
     output_index=1,
     error="RuntimeError: a message\nof two lines",
     frames=(FRAME,),
     neighbours=(
-        reports.Neighbour("LogBackward0", FRAME, failing=True, born=False),
-        reports.Neighbour("SqrtBackward0", None, failing=False, born=True),
-        reports.Neighbour("MulBackward0", FRAME, failing=False, born=False),
+        Neighbour("LogBackward0", FRAME, failing=True, born=False),
+        Neighbour("SqrtBackward0", None, failing=False, born=True),
+        Neighbour("MulBackward0", FRAME, failing=False, born=False),
     ),
-    edges=(reports.Edge(2, 0, 0), reports.Edge(0, 1, 1), reports.Edge(0, 2, 0)),
+    edges=(Edge(2, 0, 0), Edge(0, 1, 1), Edge(0, 2, 0)),
 )
+DOT = to_dot(REPORT.error, REPORT.found, REPORT.output_index, REPORT.neighbours, REPORT.edges)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def dot(tmp_path, monkeypatch):
 
 
 def test_nodes_and_edges():
-    lines = to_dot(REPORT).splitlines()
+    lines = DOT.splitlines()
     assert lines[0] == "digraph {" and lines[-1] == "}"
     assert '"RuntimeError: a message"' in lines[1]
     failing, born, other = (line for line in lines if line.startswith(("  0 [", "  1 [", "  2 [")))
@@ -55,13 +57,13 @@ def test_source_needs_no_graphviz(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     for name in ("graph.dot", "graph.gv"):
         REPORT.draw(tmp_path / name)
-        assert (tmp_path / name).read_text() == to_dot(REPORT)
+        assert (tmp_path / name).read_text() == DOT
 
 
 def test_draws_with_graphviz(dot, tmp_path):
     dot('echo "drawn as $1"; cat')
     REPORT.draw(str(tmp_path / "graph.svg"))
-    assert (tmp_path / "graph.svg").read_text() == "drawn as -Tsvg\n" + to_dot(REPORT)
+    assert (tmp_path / "graph.svg").read_text() == "drawn as -Tsvg\n" + DOT
 
 
 def test_without_graphviz_says_what_to_install(tmp_path, monkeypatch):

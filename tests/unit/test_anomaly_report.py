@@ -12,16 +12,17 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import torch_ext
-from torch_ext import _anomaly_report, anomaly
+from torch_ext import anomaly
+from torch_ext.anomaly import facts, failures
 
 
 @pytest.fixture(autouse=True)
 def quiet(recwarn):
     """Failing backwards warn; the parity scenarios look at that."""
     # A backward of another test may have failed out of the report's sight.
-    _anomaly_report._unfinished.clear()
+    failures._unfinished.clear()
     yield
-    assert not _anomaly_report._unfinished
+    assert not failures._unfinished
     assert not torch.is_anomaly_enabled()
 
 
@@ -279,7 +280,7 @@ def test_preserved_node_meta_is_read_as_frames():
         (y * 0).sum().backward()
 
     _, report = fail(backward)
-    assert report.frames == (anomaly._anomaly_report.Frame("model.py", 7, "forward", "return x.sqrt()"),)
+    assert report.frames == (facts.Frame("model.py", 7, "forward", "return x.sqrt()"),)
 
 
 def test_installed_reports_for_torchs_own_context():
@@ -350,11 +351,11 @@ def test_a_report_that_fails_hides_nothing(monkeypatch, caplog):
     def broken(roots):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(_anomaly_report, "reachable", broken)
+    monkeypatch.setattr(failures, "reachable", broken)
     with anomaly.set_detect_anomaly(True), pytest.raises(RuntimeError, match="returned nan values"):
         nan_at_zero().backward()
     assert "could not report" in caplog.text
-    _anomaly_report._unfinished.clear()
+    failures._unfinished.clear()
 
 
 def test_neighbours_are_placed_in_code_outside_torch():
@@ -391,7 +392,7 @@ def test_deep_graph():
 def test_failures_that_never_leave_backward_do_not_pile_up():
     kept = [{"traceback_": []} for _ in range(100)]
     for metadata in kept:
-        _anomaly_report.record(metadata, "MulBackward0", None)
-    assert len(_anomaly_report._unfinished) == _anomaly_report._MOST_UNFINISHED
-    assert list(_anomaly_report._unfinished)[-1] == id(kept[-1])
-    _anomaly_report._unfinished.clear()
+        failures.record(metadata, "MulBackward0", None)
+    assert len(failures._unfinished) == failures._MOST_UNFINISHED
+    assert list(failures._unfinished)[-1] == id(kept[-1])
+    failures._unfinished.clear()

@@ -9,11 +9,13 @@ import warnings
 
 import torch
 
-from . import _anomaly_report, _C
+from .. import _C
+
+# C++ needs these two in the middle of a failure: they are loaded before.
+from . import failures, traceback  # noqa: F401
+from .report import last_report
 
 __all__ = ["detect_anomaly", "last_report", "set_detect_anomaly"]
-
-last_report = _anomaly_report.last_report
 
 _lock = threading.RLock()
 # These and the switch are kept by importlib.reload(), which finds ours in the place of torch's.

@@ -3,6 +3,8 @@
 Only looks: no hook runs, no saved tensor is unpacked by user code, nothing is added to the graph.
 """
 
+import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +13,57 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from . import _C
+from .. import _C, _compat
+from .facts import Edge, Frame, Neighbour, Origin
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_ENTRY = re.compile(r'^ *File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)\n(?: {4,}(?P<source>.*))?', re.M)
+
+# A picture of more says less.
+_PICTURE_DISTANCE = 3
+_PICTURE_NODES = 24
+
+
+# --- A node ---------------------------------------------------------------------------------------
+
+
+def name_of(node: Node) -> str:
+    """The node's name, where a ctx has an attribute called so too."""
+    return type(node).name(node)
+
+
+def next_nodes(node: Node) -> list[Node]:
+    return [following for following, _ in node.next_functions if following is not None]
+
+
+def frames_of(metadata: dict[str, Any]) -> tuple[Frame, ...]:
+    """The forward call that made the node of this metadata, outermost frame first."""
+    stack = metadata.get("traceback_", ())
+    if hasattr(stack, "frames"):
+        return tuple(Frame(*frame) for frame in stack.frames())
+    # torch's own list of strings, or what torch.fx.traceback has preserved.
+    return tuple(
+        Frame(entry["file"], int(entry["line"]), entry["function"], entry["source"] or "")
+        for entry in _ENTRY.finditer("".join(stack))
+    )
+
+
+def parents_of(metadata: dict[str, Any]) -> tuple[Origin, ...]:
+    """The node whose backward made the node of this metadata, then that one's, and so on."""
+    parents = []
+    parent = metadata.get("parent_")
+    while parent is not None and _compat.has_node(parent):
+        parents.append(Origin(name_of(parent), frames_of(parent.metadata)))
+        parent = parent.metadata.get("parent_")
+    return tuple(parents)
+
+
+def _place_of(node: Node) -> Frame | None:
+    frames = frames_of(node.metadata)
+    return next((frame for frame in reversed(frames) if not frame.file.startswith(_TORCH)), None)
+
+
+# --- The way to it, and what is around it ---------------------------------------------------------
 
 
 def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node | None]:
@@ -42,15 +94,6 @@ def _node_of(root: torch.Tensor) -> Node | None:
         return None
 
 
-def name_of(node: Node) -> str:
-    """The node's name, where a ctx has an attribute called so too."""
-    return type(node).name(node)
-
-
-def next_nodes(node: Node) -> list[Node]:
-    return [following for following, _ in node.next_functions if following is not None]
-
-
 def path_to(node: Node, came_from: dict[Node, Node | None]) -> list[Node]:
     """From a root to ``node``, by as few edges as possible."""
     path: list[Node] = []
@@ -61,7 +104,23 @@ def path_to(node: Node, came_from: dict[Node, Node | None]) -> list[Node]:
     return path[::-1]
 
 
-def around(failing: Node, graph: dict[Node, Node | None], distance: int, limit: int) -> list[Node]:
+def surroundings(
+    failing: Node, born: Node | None, graph: dict[Node, Node | None]
+) -> tuple[tuple[Neighbour, ...], tuple[Edge, ...]]:
+    """The nodes around ``failing``, nearest first, and their edges; ``born`` is where values were first not finite."""
+    nodes = _around(failing, graph, _PICTURE_DISTANCE, _PICTURE_NODES)
+    number = {node: index for index, node in enumerate(nodes)}
+    neighbours = (Neighbour(name_of(node), _place_of(node), node is failing, node is born) for node in nodes)
+    edges = (
+        Edge(number[node], number[following], output)
+        for node in nodes
+        for output, (following, _) in enumerate(node.next_functions)
+        if following in number
+    )
+    return tuple(neighbours), tuple(edges)
+
+
+def _around(failing: Node, graph: dict[Node, Node | None], distance: int, limit: int) -> list[Node]:
     """The nodes at most ``distance`` edges from ``failing``, whatever the edges' direction, nearest first."""
     neighbours: dict[Node, list[Node]] = {node: next_nodes(node) for node in graph}
     for node in graph:
@@ -76,6 +135,9 @@ def around(failing: Node, graph: dict[Node, Node | None], distance: int, limit: 
                 found[neighbour] = found[node] + 1
                 queue.append(neighbour)
     return list(found)
+
+
+# --- Values that are not finite -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

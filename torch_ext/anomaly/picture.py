@@ -4,10 +4,8 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ._anomaly_report import Neighbour, Report
+from .facts import Edge, Neighbour
 
 # Distinct to the colour-blind too; the labels say the same in words.
 _FAILING = 'fillcolor="#D55E00" fontcolor="white"'
@@ -15,10 +13,10 @@ _BORN = 'color="#0072B2" penwidth=3'
 _BAD_EDGE = 'color="#D55E00" fontcolor="#D55E00" penwidth=2'
 
 
-def draw(report: "Report", path: str | os.PathLike[str]) -> None:
-    """See :meth:`Report.draw`."""
+def draw(dot: str, path: str | os.PathLike[str]) -> None:
+    """Write the picture of a graph in Graphviz's language to ``path``: see :meth:`Report.draw`."""
     path = Path(path)
-    source = to_dot(report).encode()
+    source = dot.encode()
     if path.suffix in (".dot", ".gv"):
         path.write_bytes(source)
         return
@@ -37,28 +35,30 @@ def draw(report: "Report", path: str | os.PathLike[str]) -> None:
     path.write_bytes(done.stdout)
 
 
-def to_dot(report: "Report") -> str:
-    """The graph in Graphviz's language; edges point as gradients flow."""
+def to_dot(
+    error: str, found: str, output_index: int | None, neighbours: tuple[Neighbour, ...], edges: tuple[Edge, ...]
+) -> str:
+    """The graph in Graphviz's language; edges point as gradients flow. The arguments are a report's."""
     lines = [
         "digraph {",
-        f"  label={_quote(report.error.partition(chr(10))[0])} labelloc=t fontname=Helvetica",
+        f"  label={_quote(error.partition(chr(10))[0])} labelloc=t fontname=Helvetica",
         '  node [shape=box style="rounded,filled" fillcolor=white fontname=Helvetica]',
         "  edge [fontname=Helvetica fontsize=10]",
     ]
-    for index, node in enumerate(report.neighbours):
+    for index, node in enumerate(neighbours):
         style = " ".join([_FAILING] * node.failing + [_BORN] * node.born)
-        lines.append(f"  {index} [label={_quote(_label(report, node))} {style}]")
-    for edge in report.edges:
-        bad = report.neighbours[edge.start].failing and edge.output == report.output_index
-        word = {"nan": "NaN", "exception": "invalid"}[report.found]
+        lines.append(f"  {index} [label={_quote(_label(node, found))} {style}]")
+    word = {"nan": "NaN", "exception": "invalid"}[found]
+    for edge in edges:
+        bad = neighbours[edge.start].failing and edge.output == output_index
         lines.append(f"  {edge.start} -> {edge.end}" + (f" [label={word} {_BAD_EDGE}]" if bad else ""))
     return "\n".join([*lines, "}", ""])
 
 
-def _label(report: "Report", node: "Neighbour") -> str:
+def _label(node: Neighbour, found: str) -> str:
     lines = [node.name]
     if node.failing:
-        lines.append("gave NaN" if report.found == "nan" else "failed")
+        lines.append("gave NaN" if found == "nan" else "failed")
     if node.born:
         lines.append("first values not finite")
     if node.place is not None:

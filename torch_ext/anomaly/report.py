@@ -2,94 +2,20 @@
 
 import dataclasses
 import json
-import logging
 import os
 import re
-import threading
 import traceback
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from . import _compat
-from ._anomaly_graph import around, first_non_finite, name_of, path_to, reachable
-from ._anomaly_picture import draw
+from . import picture
+from .facts import Birth, Edge, Failure, Frame, Neighbour, Origin
+from .graph import first_non_finite, frames_of, name_of, path_to, surroundings
 
-_log = logging.getLogger(__name__)
-
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_ENTRY = re.compile(r'^ *File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)\n(?: {4,}(?P<source>.*))?', re.M)
 _NAN = re.compile(r"^Function '.*' returned nan values in its (\d+)th output\.")
 _INVALID = re.compile(r"^Function .* returned an invalid gradient at index (\d+) ")
-
-# A picture of more says less.
-_PICTURE_DISTANCE = 3
-_PICTURE_NODES = 24
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A call on the stack: file, line number, function and source line."""
-
-    file: str
-    line: int
-    function: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A node's name and the forward call that made it, outermost frame first.
-
-    There are no frames where the node was made outside anomaly mode.
-    """
-
-    name: str
-    frames: tuple[Frame, ...]
-
-
-@dataclass(frozen=True)
-class Birth(Origin):
-    """The first node known to have produced (or, of its inputs, saved) values that are not finite.
-
-    Args:
-        produced: whether it produced them; if not, it was given them from outside of the graph.
-        tensor: where they were seen.
-        nans, infs: how many values of that tensor are NaN and infinite.
-    """
-
-    produced: bool
-    tensor: str
-    nans: int
-    infs: int
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A node near the failing one.
-
-    Args:
-        name: of the node.
-        place: the innermost frame outside torch of the forward call that made it, where known.
-        failing: whether it is the failing node.
-        born: whether it is where values were first not finite.
-    """
-
-    name: str
-    place: Frame | None
-    failing: bool
-    born: bool
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Output ``output`` of the backward of neighbour ``start`` goes to neighbour ``end``."""
-
-    start: int
-    end: int
-    output: int
 
 
 @dataclass(frozen=True)
@@ -137,31 +63,10 @@ class Report:
             ValueError: Graphviz can't write that format, or the path has no suffix.
             OSError: the file can't be written.
         """
-        draw(self, path)
+        dot = picture.to_dot(self.error, self.found, self.output_index, self.neighbours, self.edges)
+        picture.draw(dot, path)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """What the failing node itself tells."""
-
-    origin: Origin
-    parents: tuple[Origin, ...]
-    thread: int
-
-    def notes(self) -> list[str]:
-        notes = [_note(self.origin, "whose backward failed")]
-        child = self.origin
-        for parent in self.parents:
-            notes.append(_note(parent, f"whose backward made {child.name}"))
-            child = parent
-        return notes
-
-
-# By the id of the node's metadata, from the failure to the exception's way out of backward: an id holds no graph.
-_unfinished: dict[int, _Failure] = {}
-_lock = threading.RLock()  # a finaliser may fail a backward while it is held
-# One a thread is the rule. A backward that C++ code started ends out of sight, and its failure stays.
-_MOST_UNFINISHED = 16
 _last: Report | None = None
 
 
@@ -170,81 +75,43 @@ def last_report() -> Report | None:
     return _last
 
 
-def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) -> None:
-    """Note that a node's backward has failed.
-
-    Args:
-        metadata: the node's.
-        node_name: its name.
-        exc: what the backward raised, which is given its notes; None where the engine has yet to raise.
-    """
-    failure = _Failure(Origin(node_name, _frames(metadata)), _parents(metadata), threading.get_ident())
-    with _lock:
-        _unfinished[id(metadata)] = failure
-        while len(_unfinished) > _MOST_UNFINISHED:
-            del _unfinished[next(iter(_unfinished))]
-    # What C++ code has raised may still be the text that an exception is to be made of.
-    if isinstance(exc, BaseException):
-        _attach(exc, failure.notes())
+# --- Completing it --------------------------------------------------------------------------------
 
 
-def finish(exc: BaseException, roots: tuple[torch.Tensor | GradientEdge, ...]) -> None:
-    """Complete the report as ``exc`` leaves the backward that was called on ``roots``. Raises nothing."""
-    global _last
-    try:
-        graph = reachable(roots)
-        node, failure = _take_failure(graph)
-        if failure is not None:
-            _last = _complete(failure, exc, node, graph, roots)
-    except Exception:  # the failure of a report must not hide the failure it is about
-        _log.exception("torch_ext could not report on %r", exc)
-
-
-def _take_failure(graph: dict[Node, Node | None]) -> tuple[Node | None, _Failure | None]:
-    """The failure recorded in ``graph`` and its node; else one of this thread, whose node no root leads to."""
-    if _unfinished:
-        for node in graph:
-            key = id(node.metadata)
-            with _lock:
-                failure = _unfinished.pop(key, None)
-            if failure is not None:
-                return node, failure
-        with _lock:
-            for key, failure in list(_unfinished.items()):
-                if failure.thread == threading.get_ident():
-                    return None, _unfinished.pop(key)
-    return None, None
-
-
-def _complete(
-    failure: _Failure,
+def complete(
+    failure: Failure,
     exc: BaseException,
     node: Node | None,
     graph: dict[Node, Node | None],
     roots: tuple[torch.Tensor | GradientEdge, ...],
-) -> Report:
-    _attach(exc, failure.notes())
+) -> None:
+    """Report on ``failure`` as ``exc``, which is given its notes, leaves the backward that was called on ``roots``.
+
+    ``node`` is the failing one in ``graph``, what a backward from the roots can run; None where it isn't there.
+    """
+    global _last
+    attach_notes(exc, failure)
     inner = vars(exc).get("_torch_ext_report")
     if inner is not None:  # exc comes from a backward within the node's own
         report = dataclasses.replace(inner, enclosing=(*inner.enclosing, failure.origin))
     else:
-        report = _describe(failure, str(exc), f"{type(exc).__name__}: {exc}")
+        report = _describe(failure, exc)
         if node is not None:
             report = _locate(report, node, graph, roots)
         if report.born is not None:
             _attach(exc, [_birth_note(report.born)])
-    vars(exc)["_torch_ext_report"] = report
-    return report
+    vars(exc)["_torch_ext_report"] = _last = report
 
 
-def _describe(failure: _Failure, message: str, error: str) -> Report:
+def _describe(failure: Failure, exc: BaseException) -> Report:
+    message = str(exc)
     nan = _NAN.match(message)
     index = nan or _INVALID.match(message)
     return Report(
         node_name=failure.origin.name,
         found="nan" if nan else "exception",
         output_index=int(index[1]) if index else None,
-        error=error,
+        error=f"{type(exc).__name__}: {message}",
         frames=failure.origin.frames,
         parents=failure.parents,
     )
@@ -260,56 +127,29 @@ def _locate(
     path = path_to(node, graph)
     seen = first_non_finite(path, roots) if report.found == "nan" else None
     born = seen and Birth(
-        name_of(seen.node), _frames(seen.node.metadata), seen.produced, seen.tensor, seen.nans, seen.infs
+        name_of(seen.node), frames_of(seen.node.metadata), seen.produced, seen.tensor, seen.nans, seen.infs
     )
-    nodes = around(node, graph, _PICTURE_DISTANCE, _PICTURE_NODES)
-    number = {each: index for index, each in enumerate(nodes)}
+    neighbours, edges = surroundings(node, seen and seen.node, graph)
     return dataclasses.replace(
         report,
         path=tuple(name_of(each) for each in path),
         born=born,
-        neighbours=tuple(
-            Neighbour(name_of(each), _place(each), failing=each is node, born=bool(seen) and each is seen.node)
-            for each in nodes
-        ),
-        edges=tuple(
-            Edge(number[each], number[following], output)
-            for each in nodes
-            for output, (following, _) in enumerate(each.next_functions)
-            if following in number
-        ),
+        neighbours=neighbours,
+        edges=edges,
     )
-
-
-# --- Reading metadata -----------------------------------------------------------------------------
-
-
-def _frames(metadata: dict[str, Any]) -> tuple[Frame, ...]:
-    stack = metadata.get("traceback_", ())
-    if hasattr(stack, "frames"):
-        return tuple(Frame(*frame) for frame in stack.frames())
-    # torch's own list of strings, or what torch.fx.traceback has preserved.
-    return tuple(
-        Frame(entry["file"], int(entry["line"]), entry["function"], entry["source"] or "")
-        for entry in _ENTRY.finditer("".join(stack))
-    )
-
-
-def _parents(metadata: dict[str, Any]) -> tuple[Origin, ...]:
-    parents = []
-    parent = metadata.get("parent_")
-    while parent is not None and _compat.has_node(parent):
-        parents.append(Origin(name_of(parent), _frames(parent.metadata)))
-        parent = parent.metadata.get("parent_")
-    return tuple(parents)
-
-
-def _place(node: Node) -> Frame | None:
-    frames = _frames(node.metadata)
-    return next((frame for frame in reversed(frames) if not frame.file.startswith(_TORCH)), None)
 
 
 # --- Notes ----------------------------------------------------------------------------------------
+
+
+def attach_notes(exc: BaseException, failure: Failure) -> None:
+    """Have ``exc`` tell where the failing node was made, and each of its parents."""
+    child = failure.origin
+    notes = [_note(child, "whose backward failed")]
+    for parent in failure.parents:
+        notes.append(_note(parent, f"whose backward made {child.name}"))
+        child = parent
+    _attach(exc, notes)
 
 
 def _note(origin: Origin, role: str) -> str:

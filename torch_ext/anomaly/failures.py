@@ -1,0 +1,69 @@
+"""What C++ calls when a node's backward fails in anomaly mode.
+
+A failure comes in two steps. At the node, :func:`record` notes what the node tells. As the exception leaves backward,
+:func:`finish` finds the node in the graph and completes the report.
+"""
+
+import logging
+import threading
+from typing import Any
+
+import torch
+from torch.autograd.graph import GradientEdge, Node
+
+from . import report
+from .facts import Failure, Origin
+from .graph import frames_of, parents_of, reachable
+
+_log = logging.getLogger(__name__)
+
+# By the id of the node's metadata, from the failure to the exception's way out of backward: an id holds no graph.
+_unfinished: dict[int, Failure] = {}
+_lock = threading.RLock()  # a finaliser may fail a backward while it is held
+# One a thread is the rule. A backward that C++ code started ends out of sight, and its failure stays.
+_MOST_UNFINISHED = 16
+
+
+def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) -> None:
+    """Note that a node's backward has failed.
+
+    Args:
+        metadata: the node's.
+        node_name: its name.
+        exc: what the backward raised, which is given its notes; None where the engine has yet to raise.
+    """
+    failure = Failure(Origin(node_name, frames_of(metadata)), parents_of(metadata), threading.get_ident())
+    with _lock:
+        _unfinished[id(metadata)] = failure
+        while len(_unfinished) > _MOST_UNFINISHED:
+            del _unfinished[next(iter(_unfinished))]
+    # What C++ code has raised may still be the text that an exception is to be made of.
+    if isinstance(exc, BaseException):
+        report.attach_notes(exc, failure)
+
+
+def finish(exc: BaseException, roots: tuple[torch.Tensor | GradientEdge, ...]) -> None:
+    """Complete the report as ``exc`` leaves the backward that was called on ``roots``. Raises nothing."""
+    try:
+        graph = reachable(roots)
+        node, failure = _take_failure(graph)
+        if failure is not None:
+            report.complete(failure, exc, node, graph, roots)
+    except Exception:  # the failure of a report must not hide the failure it is about
+        _log.exception("torch_ext could not report on %r", exc)
+
+
+def _take_failure(graph: dict[Node, Node | None]) -> tuple[Node | None, Failure | None]:
+    """The failure recorded in ``graph`` and its node; else one of this thread, whose node no root leads to."""
+    if _unfinished:
+        for node in graph:
+            key = id(node.metadata)
+            with _lock:
+                failure = _unfinished.pop(key, None)
+            if failure is not None:
+                return node, failure
+        with _lock:
+            for key, failure in list(_unfinished.items()):
+                if failure.thread == threading.get_ident():
+                    return None, _unfinished.pop(key)
+    return None, None
