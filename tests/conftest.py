@@ -4,9 +4,9 @@ import gc
 import os
 import warnings
 
-import devices
 import pytest
 import torch
+from harness import devices
 from harness.engine import prepare
 
 import torch_ext

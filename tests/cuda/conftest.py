@@ -1,6 +1,6 @@
 """What only a GPU shows: collected where ``--device cuda`` finds one."""
 
-import devices
+from harness import devices
 
 
 def pytest_ignore_collect(collection_path, config):

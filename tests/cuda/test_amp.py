@@ -2,7 +2,7 @@
 
 import torch
 from harness import scenario
-from small_functions import make_square
+from harness.small_functions import make_square
 from torch.amp import custom_bwd, custom_fwd
 
 

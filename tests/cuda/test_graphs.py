@@ -4,7 +4,7 @@ import torch
 import torch.utils.checkpoint
 from harness import scenario
 from harness.registering import hooks_of
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 
 
 def captured(body, warm_up=3):

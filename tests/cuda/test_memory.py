@@ -6,7 +6,7 @@ import torch
 import torch.utils.checkpoint
 from harness import scenario
 from harness.engine import settle
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 
 SIZE = 1 << 20  # elements of a tensor: 4 MiB
 

@@ -6,7 +6,7 @@ import torch
 from harness import scenario
 from harness.engine import settle
 from harness.registering import empty_the_queue, hooks_of
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 
 CPU = torch.device("cpu")
 

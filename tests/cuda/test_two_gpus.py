@@ -6,7 +6,7 @@ import pytest
 import torch
 from harness import scenario
 from harness.engine import prepare, settle
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 
 FIRST, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
 

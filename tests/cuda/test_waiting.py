@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 from harness import scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 
 CYCLES = 20_000_000  # some hundredths of a second: far longer than the launches that follow
 

@@ -10,11 +10,11 @@ import sys
 import warnings
 from pathlib import Path
 
-from harness import assert_same, transcript
-from harness.describe import user_lines
-from harness.variants import STOCK, VARIANTS
+from . import assert_same, transcript
+from .describe import is_of_scenarios, user_lines
+from .variants import STOCK, VARIANTS
 
-_HERE = str(Path(__file__).parent)
+_TESTS = str(Path(__file__).parents[1])
 _ENTRY = re.compile(r'^  File "(?P<file>.*)", line \d+, in (?P<function>.*)\n(?:    .*\n)*', re.M)
 _PLUMBING = "torch/autograd/function.py", "apply"
 _TORCH_SOURCE = re.compile(r" \(Triggered internally at [^)]*\)")
@@ -31,7 +31,7 @@ def comparable(text):
     begun = False
     for entry in entries:
         file, function = entry["file"], entry["function"]
-        begun = begun or (file.startswith(_HERE) and "/harness/" not in file)
+        begun = begun or is_of_scenarios(file)
         if begun and not (file.endswith(_PLUMBING[0]) and function == _PLUMBING[1]):
             lines.append(entry[0])
     return "".join(lines)
@@ -42,7 +42,7 @@ def printing(s):
     """Record every warning as it is given, and every exception that can only be reported."""
 
     def showwarning(message, category, filename, lineno, file=None, line=None):
-        place = f"line {lineno}" if filename.startswith(_HERE) else "library"
+        place = f"line {lineno}" if filename.startswith(_TESTS) else "library"
         s.record(f"{category.__name__} at {place}", comparable(str(message)))
 
     def unraisable(report):

@@ -19,7 +19,9 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 _HARNESS = pathlib.Path(__file__).parent
-_SCENARIOS = _HARNESS.parent
+_TESTS = _HARNESS.parent
+# The Functions in it are the scenarios' own.
+_SMALL_FUNCTIONS = _HARNESS / "small_functions.py"
 _NO_SEQUENCE_NR = 2**64 - 1  # what AccumulateGrad has
 _MAX_DEPTH = 8
 
@@ -281,13 +283,19 @@ def _bits(t):
     return f"{dense.tolist() if dense.numel() <= 32 else '...'} sha256={digest}"
 
 
+def is_of_scenarios(file):
+    """Whether what is in this file is a scenario's code: all in tests/ but the harness, which runs it."""
+    path = pathlib.Path(file)
+    return path.is_relative_to(_TESTS) and (path == _SMALL_FUNCTIONS or not path.is_relative_to(_HARNESS))
+
+
 def user_lines(tb):
     """The frames of a traceback that lie in scenario files: ``file:line function``."""
     lines = []
     for frame, line in traceback.walk_tb(tb):
-        path = pathlib.Path(frame.f_code.co_filename)
-        if path.is_relative_to(_SCENARIOS) and not path.is_relative_to(_HARNESS):
+        file = frame.f_code.co_filename
+        if is_of_scenarios(file):
             # Python 3.10 has no qualified name.
             name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
-            lines.append(f"{path.name}:{line} {name}")
+            lines.append(f"{pathlib.Path(file).name}:{line} {name}")
     return lines

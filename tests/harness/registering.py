@@ -4,7 +4,8 @@ import itertools
 from types import SimpleNamespace
 
 import torch
-from small_functions import make_product
+
+from .small_functions import make_product
 
 WAYS = (
     "register_tensor_hook",

@@ -11,10 +11,10 @@ import warnings
 from collections import Counter
 
 import torch
-from levels import grows
 
 from .describe import Describer, normalise, render, type_name
 from .engine import settle
+from .levels import grows
 from .variants import STOCK, VARIANTS
 
 

@@ -6,7 +6,7 @@ import torch
 import torch._dynamo  # torch does so on the first use of a dispatch mode: its classes are no leak
 import torch.utils.checkpoint as checkpointing
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 aten = torch.ops.aten

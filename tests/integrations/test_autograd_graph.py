@@ -6,7 +6,7 @@ import threading
 import torch
 import torch._dynamo  # torch does so on the first use of a dispatch mode: its classes are no leak
 from harness import scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 from torch.autograd.graph import (
     GradientEdge,
     Node,

@@ -2,7 +2,7 @@
 
 import torch
 import torch_ext
-from anomaly_text import printing
+from harness.anomaly_text import printing
 from compiling import compiling
 from harness import scenario
 from torch._functorch.aot_autograd import aot_function

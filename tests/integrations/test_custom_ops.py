@@ -9,7 +9,7 @@ import contextlib
 import torch
 import torch._dynamo  # torch does so on the first use of a dispatch mode: its classes are no leak
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch import Tensor
 from torch._library.custom_ops import OPDEF_TO_LIB
 from torch.func import grad, jacrev, vmap

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as functional
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch.distributed import _functional_collectives as collectives
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

@@ -9,7 +9,7 @@ import torch
 import torch._decomp.decompositions_for_jvp  # torch does so at the first dual level, with warnings
 import torch._dynamo  # and this in the first transform: its classes are no leak
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch.autograd import forward_ad
 from torch.func import (
     functional_call,

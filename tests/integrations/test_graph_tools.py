@@ -5,7 +5,7 @@ import torch._dynamo  # torch does so on the first use of a dispatch mode: its c
 import torch.distributed.tensor  # DebugMode does
 import torch.fx
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch.distributed.pipelining._backward import stage_backward, stage_backward_input, stage_backward_weight
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode

@@ -4,7 +4,7 @@ import torch
 import torch._dynamo  # torch does so on the first use of a dispatch mode: its classes are no leak
 import torch._inductor.compile_fx  # scan does, with warnings
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch._higher_order_ops.associative_scan import associative_scan_op
 from torch._higher_order_ops.cond import cond_op
 from torch._higher_order_ops.flex_attention import flex_attention

@@ -5,7 +5,7 @@ import threading
 
 import torch
 from harness import scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 from traced_graphs import graph_text, own_lines, record_calls
 
 

@@ -8,7 +8,7 @@ import torch.ao.quantization.fx._decomposed as decomposed
 import torch.masked
 import torch.nn.utils._expanded_weights
 from harness import scenario
-from small_functions import make_square
+from harness.small_functions import make_square
 from torch._dynamo._trace_wrapped_higher_order_op import ModIndex
 from torch._dynamo.create_parameter_op import TracableCreateParameter, new_parameter_placeholder
 from torch._subclasses.complex_tensor._core import Complex

@@ -7,7 +7,7 @@ import onnx
 import onnx.reference
 import torch
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 
 OPSET = 17
 

@@ -11,7 +11,7 @@ import torch
 import torch.autograd.profiler
 import torch.profiler._memory_profiler
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch.profiler import ExecutionTraceObserver, ProfilerActivity, profile, record_function
 from torch.utils.checkpoint import checkpoint
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch_ext
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch._library.custom_ops import OPDEF_TO_LIB
 from torch.func import jvp, linearize, vjp, vmap
 from torch.profiler import ProfilerActivity, profile

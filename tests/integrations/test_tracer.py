@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from harness import scenario, torch_is_since
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from traced_graphs import graph_text, record_calls
 
 import torch_ext

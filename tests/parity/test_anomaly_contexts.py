@@ -3,8 +3,8 @@
 import threading
 
 import torch
-from anomaly_text import attempt, printing, under
 from harness import scenario
+from harness.anomaly_text import attempt, printing, under
 
 
 def enabled(s, label):

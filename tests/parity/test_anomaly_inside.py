@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from anomaly_text import attempt, compare_but_for_leaks, under
 from harness import scenario
-from small_functions import make_product
+from harness.anomaly_text import attempt, compare_but_for_leaks, under
+from harness.small_functions import make_product
 from torch.fx import traceback as fx_traceback
 from torch.utils.checkpoint import checkpoint
 

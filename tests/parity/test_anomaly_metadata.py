@@ -8,9 +8,9 @@ import types
 import weakref
 
 import torch
-from anomaly_text import comparable, under
 from harness import scenario
-from small_functions import make_identity, make_square
+from harness.anomaly_text import comparable, under
+from harness.small_functions import make_identity, make_square
 
 
 def stack_of(node):

@@ -4,9 +4,9 @@ import warnings
 
 import pytest
 import torch
-from anomaly_text import attempt, compare_but_for_leaks, under
 from harness import scenario, torch_is_since
-from small_functions import make_identity, make_square
+from harness.anomaly_text import attempt, compare_but_for_leaks, under
+from harness.small_functions import make_identity, make_square
 
 
 def make_failing(base, how):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch_ext
 from harness import scenario, torch_is_since
-from small_functions import make_identity
+from harness.small_functions import make_identity
 from torch_ext import hooks
 
 

@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 
 
 class NoGraph:

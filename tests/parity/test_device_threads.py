@@ -7,7 +7,7 @@ import warnings
 import torch
 from harness import scenario
 from harness.registering import empty_the_queue, hooks_of
-from small_functions import make_square
+from harness.small_functions import make_square
 
 
 def here():

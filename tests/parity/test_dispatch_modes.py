@@ -3,7 +3,7 @@
 import torch
 import torch._dynamo  # torch does so on the first use of a dispatch mode: its classes are no leak
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -6,7 +6,7 @@ import torch
 import torch.autograd.forward_ad as fwAD
 import torch._decomp.decompositions_for_jvp  # torch does so at the first dual level, with warnings
 from harness import scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 
 STEPS = "forward", "setup_context", "backward", "jvp", "vmap"
 

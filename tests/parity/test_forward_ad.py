@@ -4,7 +4,7 @@ import torch
 import torch._decomp.decompositions_for_jvp  # torch does so at the first dual level, with warnings
 import torch.autograd.forward_ad as fwAD
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 
 
 def dual(s, *shape, requires_grad=False):

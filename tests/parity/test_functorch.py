@@ -4,7 +4,7 @@ import torch
 import torch._decomp.decompositions_for_jvp  # torch does so at the first dual level, with warnings
 import torch._dynamo  # and this in the first transform: its classes are no leak
 from harness import scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 from torch.func import (
     functional_call,
     functionalize,

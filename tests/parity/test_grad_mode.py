@@ -2,7 +2,7 @@
 
 import torch
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 
 
 def make_mode_reporter(s):

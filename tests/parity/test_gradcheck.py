@@ -4,7 +4,7 @@ import re
 
 import torch
 from harness import scenario
-from small_functions import make_identity, make_product
+from harness.small_functions import make_identity, make_product
 from torch.autograd import gradcheck, gradgradcheck
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch_ext
 from harness.registering import TORCH
-from small_functions import make_product
+from harness.small_functions import make_product
 
 PRODUCTS = {
     "torch's own": torch.mul,

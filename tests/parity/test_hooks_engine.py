@@ -7,7 +7,7 @@ import torch
 import torch_ext
 from harness import scenario
 from harness.registering import accumulate_grad, empty_the_queue, hooks_of, products
-from small_functions import make_square
+from harness.small_functions import make_square
 from torch.autograd.graph import register_multi_grad_hook
 from torch.utils.checkpoint import checkpoint
 

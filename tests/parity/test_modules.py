@@ -3,7 +3,7 @@
 import torch
 import torch.nn.utils.parametrize as parametrize
 from harness import scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 from torch import nn
 
 # torch keeps what the first jagged tensor makes.

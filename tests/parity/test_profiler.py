@@ -3,7 +3,7 @@
 import pytest
 import torch
 from harness import scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 from torch.profiler import ProfilerActivity, profile
 
 

@@ -9,7 +9,7 @@ import torch
 import torch._decomp.decompositions_for_jvp  # torch does so at the first dual level, with warnings
 import torch.autograd.forward_ad as fwAD
 from harness import VARIANTS, scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 
 REPEAT = 50
 

@@ -4,7 +4,7 @@ import weakref
 
 import torch
 from harness import scenario
-from small_functions import make_product, make_square
+from harness.small_functions import make_product, make_square
 from torch.autograd.graph import disable_saved_tensors_hooks, save_on_cpu, saved_tensors_hooks
 
 

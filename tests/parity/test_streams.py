@@ -5,7 +5,7 @@ import contextlib
 import torch
 from harness import scenario
 from harness.registering import hooks_of
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 
 
 class Streams:

@@ -8,7 +8,7 @@ import weakref
 
 import torch
 from harness import scenario
-from small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_identity, make_product, make_square
 
 
 @torch.jit.script

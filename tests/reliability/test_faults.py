@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from bodies import BODIES
-from levels import grows
+from harness.levels import grows
 
 import torch_ext
 from tools.faults import Faults

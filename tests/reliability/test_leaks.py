@@ -9,7 +9,7 @@ import pytest
 import torch
 from bodies import BODIES
 from harness import torch_is_since
-from levels import grows
+from harness.levels import grows
 
 import torch_ext
 

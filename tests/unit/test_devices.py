@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import devices
 import pytest
 import torch
+from harness import devices
 
 ROOT = Path(__file__).parents[2]
 GPU_FILES = sorted(path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py"))

@@ -10,8 +10,8 @@ import weakref
 from collections import namedtuple
 
 import torch
-from anomaly_text import printing
 from harness import registering
+from harness.anomaly_text import printing
 from harness.describe import metadata_of
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
