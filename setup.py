@@ -33,13 +33,20 @@ CSRC = ROOT / "csrc"
 
 
 class build_ext(BuildExtension):  # setuptools looks its options up by this name
-    """Notes beside each extension what it was built for, so that the loader can tell before it opens it."""
+    """Compiles all of csrc, and notes beside the extension what it was built for, for the loader to check."""
 
     def run(self):
         os.environ["PATH"] = config.path_with_ninja() or os.environ["PATH"]
+        sources = config.unity_sources(CSRC, ROOT / "build" / "unity")
+        for extension in self.extensions:
+            extension.sources = [os.path.relpath(path, ROOT) for path in sources]
         super().run()
         for extension in self.extensions:
             config.write_stamp(Path(self.get_ext_fullpath(extension.name)), CSRC)
+
+    def get_source_files(self):
+        """What an sdist holds besides MANIFEST.in, which has csrc: none of what is made of it to be compiled."""
+        return []
 
     def get_output_mapping(self):
         """A strict editable install links the files that are named here."""
@@ -50,7 +57,7 @@ class build_ext(BuildExtension):  # setuptools looks its options up by this name
 
 extension = CppExtension(
     "torch_ext._C",
-    [os.path.relpath(path, ROOT) for path in config.sources(CSRC)],
+    [],  # build_ext has them
     include_dirs=[str(CSRC)],
     extra_compile_args=[
         *config.compile_flags(),

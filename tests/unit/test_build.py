@@ -1,14 +1,13 @@
 """What torch_ext._build decides without compiling anything."""
 
-import re
+import os
+import shutil
 from pathlib import Path
 
 import expecttest
 import pytest
 
 from torch_ext._build import config, on_import
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +91,50 @@ def test_end_of_the_output_where_nothing_is_called_an_error():
     assert on_import.first_errors("one\ntwo\nKilled", limit=2) == "two\nKilled"
 
 
-def test_every_file_of_a_folder_is_compiled_with_it():
-    csrc = REPOSITORY / "csrc"
-    for folder in filter(Path.is_dir, csrc.iterdir()):
-        included = re.findall(r"#include <(.+\.cpp)>", (csrc / f"{folder.name}.cpp").read_text())
-        assert included == sorted(path.relative_to(csrc).as_posix() for path in folder.rglob("*.cpp"))
+# Unity files
+
+
+def units_of(tmp_path, *names):
+    """The files to compile where csrc has the files ``names``, and the text of those that are made for it."""
+    csrc, folder = tmp_path / "csrc", tmp_path / "unity"
+    shutil.rmtree(csrc, ignore_errors=True)
+    for name in names:
+        path = csrc / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    sources = config.unity_sources(csrc, folder)
+    return (
+        [str(Path(path).relative_to(tmp_path)) for path in sources],
+        {path.name: path.read_text() for path in folder.iterdir()},
+    )
+
+
+def test_a_folder_is_compiled_as_one_file(tmp_path):
+    sources, made = units_of(tmp_path, "module.cpp", "b/two.cpp", "b/one.cpp", "b/deep/er/three.cpp", "a/four.cpp")
+    assert sources == ["csrc/module.cpp", "unity/a.cpp", "unity/b.cpp"]
+    assert made == {
+        "a.cpp": "#include <a/four.cpp>\n",
+        "b.cpp": "#include <b/deep/er/three.cpp>\n#include <b/one.cpp>\n#include <b/two.cpp>\n",
+    }
+
+
+def test_a_folder_without_code_is_not_compiled(tmp_path):
+    assert units_of(tmp_path, "a/only.h", "b/notes.md") == ([], {})
+
+
+def test_what_is_gone_is_compiled_no_more(tmp_path):
+    units_of(tmp_path, "a/one.cpp", "a/two.cpp", "b/three.cpp")
+    assert units_of(tmp_path, "a/two.cpp") == (["unity/a.cpp"], {"a.cpp": "#include <a/two.cpp>\n"})
+
+
+def test_only_what_changes_is_written(tmp_path):
+    def times():
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "unity").iterdir()}
+
+    units_of(tmp_path, "a/one.cpp", "b/two.cpp")
+    for path in (tmp_path / "unity").iterdir():
+        os.utime(path, (0, 0))
+    units_of(tmp_path, "a/one.cpp", "b/two.cpp")
+    assert times() == {"a.cpp": 0, "b.cpp": 0}
+    units_of(tmp_path, "a/one.cpp", "b/two.cpp", "b/three.cpp")
+    assert times()["a.cpp"] == 0 < times()["b.cpp"]

@@ -212,11 +212,12 @@ def test_what_is_made_is_the_users_alone(checkout, umask):
 
 
 def test_what_is_being_made_is_the_users_alone(checkout):
+    checkout.write("csrc/folder/more.cpp", "")
     checkout.block_compiler()
     process = checkout.start(f"import os; os.umask(0); {IMPORT}")
     checkout.wait_until_compiling(process)
     found = list(checkout.cache.rglob("*"))
-    assert any(path.name == "build.ninja" for path in found)
+    assert {"build.ninja", "folder.cpp"} <= {path.name for path in found}
     assert all(path.stat().st_mode & 0o077 == 0 for path in found)
     checkout.unblock_compiler()
     assert process.communicate()[0] == "42\n"

@@ -81,12 +81,15 @@ def test_editable_install(checkout, tmp_path, mode):
     assert output.startswith(f"46 {checkout.cache}") and "building" in errors
 
 
-def test_sdist_has_the_sources(checkout):
+def test_sdist_has_the_sources_and_nothing_made_of_them(checkout):
+    checkout.write("csrc/folder/more.cpp", "")
+    checkout.build_in_place()
     subprocess.run([sys.executable, "setup.py", "--quiet", "sdist"], cwd=checkout.root, check=True, capture_output=True)
     with tarfile.open(checkout.root / "dist" / "torch_ext-1.2.3.tar.gz") as archive:
         names = set(archive.getnames())
     for name in ("setup.py", "pyproject.toml", "csrc/module.cpp", "csrc/compat.h", "torch_ext/_build/config.py"):
         assert f"torch_ext-1.2.3/{name}" in names
+    assert [name for name in names if name.endswith("folder.cpp")] == []
 
 
 def test_warning_is_an_error(checkout):
@@ -108,6 +111,26 @@ def test_another_torch_compiles_again(checkout):
     checkout.write("setup.py", f"import torch\ntorch.__version__ += '.other'\n{setup}")
     checkout.build_in_place()
     assert object_file.stat().st_mtime_ns > first
+
+
+def test_a_file_that_is_added_is_compiled_with_its_folder(checkout):
+    checkout.write("csrc/folder/first.cpp", "")
+    checkout.build_in_place()
+    checkout.write("csrc/folder/deeper/answer.cpp", "int answer() { return 47; }\n")
+    checkout.write("csrc/compat.h", "#pragma once\nint answer();\n#define ANSWER answer()\n")
+    checkout.build_in_place()
+    assert checkout.run() == ("47\n", "")
+
+
+def test_an_unchanged_folder_is_not_compiled_again(checkout):
+    checkout.write("csrc/folder/first.cpp", "")
+    checkout.build_in_place()
+    (object_file,) = (checkout.root / "build" / ABI).rglob("folder.o")
+    first = object_file.stat().st_mtime_ns
+    checkout.set_answer(48)
+    checkout.build_in_place()
+    assert object_file.stat().st_mtime_ns == first
+    assert checkout.run() == ("48\n", "")
 
 
 @pytest.mark.parametrize(

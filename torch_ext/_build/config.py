@@ -91,9 +91,24 @@ def find_csrc() -> Path | None:
     return csrc if (checkout / "setup.py").is_file() and csrc.is_dir() else None
 
 
-def sources(csrc: Path) -> list[str]:
-    """The files to compile: one a folder, which includes those of the folder."""
-    return [str(path) for path in sorted(csrc.glob("*.cpp"))]
+def unity_sources(csrc: Path, folder: Path) -> list[str]:
+    """The files to compile: those in ``csrc`` itself, and one in ``folder`` for each folder of it.
+
+    Such a file includes all .cpp files of its folder, since parsing torch's headers takes longer than compiling
+    these. It is written only when that changes its text, so that ninja compiles nothing again without need.
+    """
+    texts: dict[Path, str] = {}
+    for path in sorted(csrc.rglob("*/*.cpp")):
+        name = path.relative_to(csrc)
+        unit = folder / f"{name.parts[0]}.cpp"
+        texts[unit] = f"{texts.get(unit, '')}#include <{name.as_posix()}>\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    for gone in set(folder.glob("*.cpp")) - texts.keys():
+        gone.unlink()
+    for unit, text in texts.items():
+        if not unit.exists() or unit.read_text() != text:
+            unit.write_text(text)
+    return [*map(str, sorted(csrc.glob("*.cpp"))), *map(str, texts)]
 
 
 def source_digest(csrc: Path) -> str:

@@ -182,9 +182,12 @@ def _remove_killed_builds(extension: Path) -> None:
 
 def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: Path, verbose: bool) -> bool:
     """Compiles into ``folder``, writing what is said to ``log``. Whether ``folder/_C.so`` is good."""
+    sources = config.unity_sources(csrc, folder)
+    for made in folder.iterdir():
+        made.chmod(0o600)  # as all that the compiler makes
     arguments = {
         "name": "_C",
-        "sources": config.sources(csrc),
+        "sources": sources,
         "extra_cflags": config.compile_flags(),
         "extra_include_paths": [str(csrc)],
         "build_directory": str(folder),
