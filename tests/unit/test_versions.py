@@ -19,7 +19,9 @@ def test_cpp_and_python_support_the_same_releases():
     assert f"no entry for this torch; it knows {first} to {last}" in COMPAT
     bounds = re.search(r"MINOR < (\d+) \|\| \\\s+TORCH_VERSION_MINOR > (\d+)", COMPAT)
     assert [f"2.{minor}" for minor in bounds.groups()] == [first, last]
-    assert f"needs Python {'.'.join(map(str, config.MINIMUM_PYTHON))} or newer" in COMPAT
+    (_, oldest), (_, newest) = config.MINIMUM_PYTHON, config.NEWEST_PYTHON
+    assert f"PY_VERSION_HEX < 0x03{oldest:02X}0000 || PY_VERSION_HEX >= 0x03{newest + 1:02X}0000" in COMPAT
+    assert f'#error "torch_ext knows Python 3.{oldest} to 3.{newest}"' in COMPAT
 
 
 def test_only_compat_asks_for_a_version():

@@ -18,6 +18,8 @@ from pathlib import Path
 #: Releases of torch that csrc/compat.h has an entry for, oldest first, no gaps.
 SUPPORTED_TORCH = ("2.11", "2.12", "2.13", "2.14", "2.15")
 MINIMUM_PYTHON = (3, 10)
+#: csrc reads CPython's own structures, which change with each release.
+NEWEST_PYTHON = (3, 14)
 
 #: NDEBUG as in torch's own wheels: it decides what the inline functions of the
 #: headers do, and both ways of building have to agree.
@@ -51,11 +53,11 @@ def check_environment() -> None:
     """Raises ImportError where this system, Python or torch is not supported."""
     if sys.platform != "linux":
         raise ImportError(f"torch_ext runs on Linux only, and this is {platform.system() or sys.platform}.")
-    if sys.version_info < MINIMUM_PYTHON:
-        needed = ".".join(map(str, MINIMUM_PYTHON))
+    if not MINIMUM_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+        oldest, newest = (".".join(map(str, release)) for release in (MINIMUM_PYTHON, NEWEST_PYTHON))
         raise ImportError(
-            f"torch_ext needs Python {needed} or newer, and this is {platform.python_version()}. "
-            f"Make an environment with a newer one: python{needed} -m venv .venv"
+            f"torch_ext supports Python {oldest} to {newest}, and this is {platform.python_version()}. "
+            f"Make an environment with a supported one: python{newest} -m venv .venv"
         )
     check_torch(torch_version())
 
