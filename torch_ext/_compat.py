@@ -1,15 +1,23 @@
-"""Every difference between releases of torch that the Python part of torch_ext sees.
+"""What the Python part of torch_ext knows of torch's inside: differences between releases, and private names.
 
 The C++ part has its own, in ``csrc/compat.h``.
 """
 
+import contextlib
 import inspect
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
 
 import torch
+from torch._C._dynamo import eval_frame
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.torch_version import TorchVersion
 
 from . import _C
+
+
+# --- What newer releases have ---------------------------------------------------------------------
 
 
 def set_output_grad_dtype(self, *dtypes: torch.dtype | None) -> None:
@@ -76,6 +84,9 @@ def refresh_view(tensor: object) -> None:
         getattr(tensor, "grad_fn", None)
 
 
+# --- Functions and their classes ------------------------------------------------------------------
+
+
 def has_node(grad_fn: torch.autograd.graph.Node) -> bool:
     """Whether there is a node behind ``grad_fn``: before torch 2.13 the ctx of a Function may outlive its node."""
     try:
@@ -93,3 +104,85 @@ def function_of(attribute: object) -> object:
 def apply_of(cls: type) -> object:
     """The function behind ``cls.apply``, found without calling descriptors."""
     return function_of(inspect.getattr_static(cls, "apply"))
+
+
+def backward_class(cls: type[torch.autograd.Function]) -> object:
+    """The class of the nodes that ``cls`` makes, where it has one of its own."""
+    return vars(cls).get("_backward_cls")
+
+
+def set_backward_class(cls: type[torch.autograd.Function], backward_class: type) -> None:
+    """Makes ``backward_class`` the class of the nodes that ``cls`` makes."""
+    cls._backward_cls = backward_class
+
+
+# --- The engine and torch.compile -----------------------------------------------------------------
+
+
+def get_engine() -> Any:
+    """The object that torch's Python code calls to run backward."""
+    return torch.autograd.Variable._execution_engine
+
+
+def set_engine(engine: Any) -> None:
+    """Makes torch's Python code call ``engine`` to run backward."""
+    torch.autograd.Variable._execution_engine = engine
+
+
+#: Returns what torch.compile has called for each new frame; None where it looks at none.
+get_eval_frame_callback = eval_frame.get_eval_frame_callback
+
+
+def pass_over_frame(code: CodeType) -> None:
+    """Makes torch.compile leave frames that run ``code`` alone, though not those that they call."""
+    action = eval_frame._FrameAction
+    eval_frame.set_code_exec_strategy(code, eval_frame._FrameExecStrategy(action.SKIP, action.DEFAULT))
+
+
+# --- Looking at tensors and nodes -----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def without_overrides() -> Iterator[None]:
+    """A context in which no code of a tensor's subclass or of a mode runs."""
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        yield
+
+
+def strided_values(tensor: torch.Tensor) -> torch.Tensor:
+    """The values of a tensor, those that it stores where it is sparse."""
+    if tensor.layout == torch.sparse_coo:
+        return tensor._values()  # values() is for coalesced ones
+    return tensor if tensor.layout == torch.strided else tensor.values()
+
+
+def saved_tensors(node: torch.autograd.graph.Node) -> Iterator[tuple[str, torch.Tensor]]:
+    """What ``node`` has saved, or accumulates into, with names; not what only a user's hook could unpack."""
+    if hasattr(type(node), "variable"):
+        yield "variable", node.variable
+    attributes = dir(type(node))
+    for raw_name in attributes:
+        if not raw_name.startswith("_raw_saved_"):
+            continue
+        # _saved_self and the like on torch's nodes, saved_tensors on a Function's.
+        name = raw_name.removeprefix("_raw")
+        name = name if name in attributes else name[1:]
+        raw, several = _as_tuple(_get(node, raw_name))
+        if all(_get(each, "unpack_hook", True) is None for each in raw):
+            label = raw_name.removeprefix("_raw_saved_")
+            for index, tensor in enumerate(_as_tuple(_get(node, name))[0]):
+                if isinstance(tensor, torch.Tensor):
+                    yield (f"{label}[{index}]" if several else label), tensor
+
+
+def _as_tuple(value: Any) -> tuple[tuple[Any, ...], bool]:
+    """``value`` as a tuple, and whether it is one."""
+    return (value, True) if isinstance(value, tuple) else ((value,), False)
+
+
+def _get(obj: Any, name: str, default: Any = None) -> Any:
+    """An attribute, or ``default`` where there is none or it is freed."""
+    try:
+        return getattr(obj, name)
+    except (AttributeError, RuntimeError):
+        return default

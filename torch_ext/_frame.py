@@ -10,13 +10,6 @@ import bisect
 import dis
 from types import CodeType
 
-from torch._C._dynamo.eval_frame import (
-    _FrameAction,
-    _FrameExecStrategy,
-    get_eval_frame_callback,
-    set_code_exec_strategy,
-)
-
 from . import _C, _compat
 
 
@@ -45,6 +38,5 @@ def _stand_in_place_of(code: CodeType) -> None:
 # From torch 2.14 on torch's apply is C++ itself and has no frame.
 if _torchs := getattr(_compat.function_of(_C.apply), "__code__", None):
     _stand_in_place_of(_torchs)
-    # The frame is passed over and those it calls are not, as with torch's.
-    set_code_exec_strategy(apply.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.DEFAULT))
-    _C.set_framed_apply(apply, get_eval_frame_callback)
+    _compat.pass_over_frame(apply.__code__)
+    _C.set_framed_apply(apply, _compat.get_eval_frame_callback)

@@ -25,7 +25,7 @@ def install() -> None:
     (``f = MyFn.apply``) still leads to torch's own.
 
     Torch's own anomaly mode gets :mod:`torch_ext.anomaly`'s metadata and report:
-    ``torch.autograd.Variable._execution_engine`` is replaced too.
+    ``_execution_engine`` of ``torch.autograd.Variable`` is replaced too.
 
     Does nothing where it is installed already. Thread safe: a call that runs
     meanwhile ends as it began.
@@ -117,11 +117,11 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
 
 
 def _restore_backward_classes() -> None:
-    """Gives back to each Function the ``_backward_cls`` that torch made for it,
+    """Gives back to each Function the backward class that torch made for it,
     but for those that go on running on torch_ext."""
     for cls in _C.classes_with_state_type():
         if _compat.apply_of(cls) is not _compat.function_of(_C.apply):
-            ours = vars(cls).get("_backward_cls")
+            ours = _compat.backward_class(cls)
             if isinstance(ours, type) and issubclass(ours, _C.FunctionState):
                 _, theirs = ours.__bases__
-                cls._backward_cls = theirs
+                _compat.set_backward_class(cls, theirs)

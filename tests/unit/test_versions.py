@@ -24,6 +24,13 @@ def test_cpp_and_python_support_the_same_releases():
     assert f'#error "torch_ext knows Python 3.{oldest} to 3.{newest}"' in COMPAT
 
 
+def test_private_names_of_torch_are_in_one_place():
+    private = re.compile(r"\btorch(\.\w+)*\._[a-z]|\bfrom torch[\w.]* import .*\b_[a-z]", re.IGNORECASE)
+    package = REPOSITORY / "torch_ext"
+    files = [str(path.relative_to(package)) for path in package.rglob("*.py") if private.search(path.read_text())]
+    assert files == ["_compat.py"]
+
+
 def test_only_compat_asks_for_a_version():
     asks = re.compile(r"TORCH_VERSION_(MAJOR|MINOR)|PY_(VERSION_HEX|MINOR_VERSION)")
     files = [path.name for path in (REPOSITORY / "csrc").rglob("*") if path.is_file() and asks.search(path.read_text())]

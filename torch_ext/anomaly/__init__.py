@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from .. import _C
+from .. import _C, _compat
 
 # C++ needs these two in the middle of a failure: they are loaded before.
 from . import failures, traceback  # noqa: F401
@@ -19,7 +19,7 @@ __all__ = ["detect_anomaly", "last_report", "set_detect_anomaly"]
 
 _lock = threading.RLock()
 # These and the switch are kept by importlib.reload(), which finds ours in the place of torch's.
-_torch_engine = globals().get("_torch_engine") or torch.autograd.Variable._execution_engine
+_torch_engine = globals().get("_torch_engine") or _compat.get_engine()
 _reporting_engine = globals().get("_reporting_engine") or _C.make_reporting_engine(_torch_engine)
 
 
@@ -37,7 +37,7 @@ class _Switch:
             on = installed or mode
             # What can fail comes first (it makes an engine, once): then nothing has changed.
             _C.use_our_anomaly_metadata(on)
-            torch.autograd.Variable._execution_engine = _reporting_engine if on else _torch_engine
+            _compat.set_engine(_reporting_engine if on else _torch_engine)
             self.installed, self.mode = installed, mode
 
 

@@ -6,7 +6,6 @@ Only looks: no hook runs, no saved tensor is unpacked by user code, nothing is a
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,7 +164,7 @@ def first_non_finite(path: list[Node], roots: tuple[torch.Tensor | GradientEdge,
     What backward has been through is freed, unless the graph is retained.
     """
     for node in [*_forward_order(path[-1]), *reversed(path[:-1])]:
-        for label, tensor in _saved(node):
+        for label, tensor in _compat.saved_tensors(node):
             evidence = _evidence(node, tensor, f"{label} of {name_of(node)}")
             if evidence is not None:
                 return evidence
@@ -195,58 +194,30 @@ def _forward_order(last: Node) -> list[Node]:
     return order
 
 
-def _saved(node: Node) -> Iterator[tuple[str, torch.Tensor]]:
-    """What ``node`` has saved, or accumulates into, with names; not what only a user's hook could unpack."""
-    if hasattr(type(node), "variable"):
-        yield "variable", node.variable
-    attributes = dir(type(node))
-    for raw_name in attributes:
-        if not raw_name.startswith("_raw_saved_"):
-            continue
-        # _saved_self and the like on torch's nodes, saved_tensors on a Function's.
-        name = raw_name.removeprefix("_raw")
-        name = name if name in attributes else name[1:]
-        raw, several = _as_tuple(_get(node, raw_name))
-        if all(_get(each, "unpack_hook", True) is None for each in raw):
-            label = raw_name.removeprefix("_raw_saved_")
-            for index, tensor in enumerate(_as_tuple(_get(node, name))[0]):
-                if isinstance(tensor, torch.Tensor):
-                    yield (f"{label}[{index}]" if several else label), tensor
-
-
-def _as_tuple(value: Any) -> tuple[tuple[Any, ...], bool]:
-    """``value`` as a tuple, and whether it is one."""
-    return (value, True) if isinstance(value, tuple) else ((value,), False)
-
-
-def _get(obj: Any, name: str, default: Any = None) -> Any:
-    """An attribute, or ``default`` where there is none or it is freed."""
-    try:
-        return getattr(obj, name)
-    except (AttributeError, RuntimeError):
-        return default
-
-
 def _evidence(node: Node, tensor: torch.Tensor, label: str) -> Evidence | None:
     nans, infs = _count_non_finite(tensor)
-    producer = _get(tensor, "grad_fn")
+    producer = _producer_of(tensor)
     # Infinities in a constant are there on purpose: it is a mask.
     if nans == 0 and (infs == 0 or not tensor.requires_grad):
         return None
     return Evidence(node if producer is None else producer, producer is not None, label, nans, infs)
 
 
+def _producer_of(tensor: torch.Tensor) -> Node | None:
+    try:
+        return tensor.grad_fn
+    except (AttributeError, RuntimeError):  # of a subclass that has none; a view that may have none any more
+        return None
+
+
 def _count_non_finite(tensor: torch.Tensor) -> tuple[int, int]:
     """How many values are NaN and infinite; none where that can't be looked up (no values, a mode, a subclass)."""
     try:
         # Looking must not run a subclass's or a mode's code, nor add to the graph.
-        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch(), torch.no_grad():
+        with _compat.without_overrides(), torch.no_grad():
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 return 0, 0
-            if tensor.layout == torch.sparse_coo:
-                tensor = tensor._values()
-            elif tensor.layout != torch.strided:
-                tensor = tensor.values()
-            return int(tensor.isnan().sum()), int(tensor.isinf().sum())
+            values = _compat.strided_values(tensor)
+            return int(values.isnan().sum()), int(values.isinf().sum())
     except (RuntimeError, NotImplementedError, TypeError):
         return 0, 0
