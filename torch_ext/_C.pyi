@@ -8,7 +8,7 @@ import torch
 torch_version: str
 """The torch release that the extension was compiled for."""
 
-class FunctionState(torch._C._FunctionBase):
+class Ctx(torch._C._FunctionBase):
     """The ctx of a Function's call, and the grad_fn of what it returned.
 
     Instances are made by ``apply``, of a subclass that is also a subclass of the
@@ -66,7 +66,7 @@ def set_framed_apply(function: Any, get_callback: Any, /) -> None:
 def give_backports(cls: type[torch.autograd.Function], of_ctx: dict[str, Any], /) -> None:
     """Lets the subclasses of ``cls`` have what newer releases of torch have."""
 
-def classes_with_state_type() -> list[type[torch.autograd.Function]]:
+def classes_with_ctx_type() -> list[type[torch.autograd.Function]]:
     """The Function classes whose ``_backward_cls`` is torch_ext's subclass of it."""
 
 def tensor_hooks(tensor: torch.Tensor, /) -> dict[int, Any]:

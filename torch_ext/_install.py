@@ -119,9 +119,9 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
 def _restore_backward_classes() -> None:
     """Gives back to each Function the backward class that torch made for it,
     but for those that go on running on torch_ext."""
-    for cls in _C.classes_with_state_type():
+    for cls in _C.classes_with_ctx_type():
         if _compat.apply_of(cls) is not _compat.function_of(_C.apply):
             ours = _compat.backward_class(cls)
-            if isinstance(ours, type) and issubclass(ours, _C.FunctionState):
+            if isinstance(ours, type) and issubclass(ours, _C.Ctx):
                 _, theirs = ours.__bases__
                 _compat.set_backward_class(cls, theirs)

@@ -190,6 +190,6 @@ def node_of_a_compiled_model():
 
 
 def test_its_node_is_ours_under_install():
-    assert not isinstance(node_of_a_compiled_model(), torch_ext._C.FunctionState)
+    assert not isinstance(node_of_a_compiled_model(), torch_ext._C.Ctx)
     with torch_ext.installed():
-        assert isinstance(node_of_a_compiled_model(), torch_ext._C.FunctionState)
+        assert isinstance(node_of_a_compiled_model(), torch_ext._C.Ctx)

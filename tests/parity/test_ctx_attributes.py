@@ -455,7 +455,7 @@ def backward_class_instantiated(s):
 
 
 @scenario
-def state_type_instantiated(s):
+def ctx_type_instantiated(s):
     cls = type(node_of(s))
     ctx = cls()
     for name in ("needs_input_grad", "to_save", "next_functions", "saved_tensors", "metadata"):

@@ -116,7 +116,7 @@ def test_own_functions(name, value):
         torch_ext._C.use_our_anomaly_metadata(before)
 
 
-FUNCTIONS = [name for name in dir(torch_ext._C) if callable(getattr(torch_ext._C, name)) and name != "FunctionState"]
+FUNCTIONS = [name for name in dir(torch_ext._C) if callable(getattr(torch_ext._C, name)) and name != "Ctx"]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -127,22 +127,22 @@ def test_wrong_arity(name, count):
     assert str(raised.value)
 
 
-def test_state_types_cannot_be_had_without_a_class():
-    state = torch_ext._C.FunctionState()
+def test_ctx_types_cannot_be_had_without_a_class():
+    ctx = torch_ext._C.Ctx()
     if torch_is_since("2.13"):
-        assert state.name() == "torch._C._FunctionBase"
-        assert (state.next_functions, list(state._input_metadata)) == ((), [])
+        assert ctx.name() == "torch._C._FunctionBase"
+        assert (ctx.next_functions, list(ctx._input_metadata)) == ((), [])
     else:  # there is no node before the call
         for attribute in "name", "next_functions", "_input_metadata":
             with pytest.raises(RuntimeError, match="is invalid for this instance of _C._FunctionBase"):
-                getattr(state, attribute)()
-    assert (state.saved_tensors, state.needs_input_grad, state._raw_saved_tensors) == ((), None, ())
+                getattr(ctx, attribute)()
+    assert (ctx.saved_tensors, ctx.needs_input_grad, ctx._raw_saved_tensors) == ((), None, ())
     with pytest.raises(TypeError, match="is not safe"):
-        object.__new__(torch_ext._C.FunctionState)
+        object.__new__(torch_ext._C.Ctx)
 
 
 def test_methods_are_for_instances_of_their_class():
     for name in "name", "register_hook", "_sequence_nr", "saved_tensors":
-        attribute = vars(torch_ext._C.FunctionState)[name]
+        attribute = vars(torch_ext._C.Ctx)[name]
         with pytest.raises(TypeError, match="doesn't apply to"):
             attribute.__get__(torch._C._FunctionBase())

@@ -100,7 +100,7 @@ def test_old_base_classes_run_on_torch_ext_where_it_is_installed(name):
 
     with torch_ext.installed():
         y = Double.apply(torch.ones(2, requires_grad=True))
-    assert isinstance(y.grad_fn, torch_ext._C.FunctionState)
+    assert isinstance(y.grad_fn, torch_ext._C.Ctx)
 
 
 def test_only_apply_differs_from_torchs_class():

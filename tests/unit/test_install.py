@@ -53,7 +53,7 @@ def leaf():
 
 def is_ours(node):
     """Whether torch_ext made the node."""
-    return isinstance(node, torch_ext._C.FunctionState)
+    return isinstance(node, torch_ext._C.Ctx)
 
 
 def runs_on_torch_ext(apply):

@@ -45,7 +45,7 @@ def describe(value, depth=4):
 def normalise(text):
     # torch_ext's subclasses of list and type are documented.
     text = re.sub(r"(torch_ext\._C\.)?LazyTraceback", "list", text)
-    text = re.sub(r"(torch_ext\._C\.)?FunctionStateMeta", "type", text)
+    text = re.sub(r"(torch_ext\._C\.)?CtxMeta", "type", text)
     text = re.sub(r"0x[0-9a-f]+", "0x...", text)
     return re.sub(r"\b\d+ (bytes|MB)", "N \\1", text)
 
