@@ -11,7 +11,8 @@ ARGS    ?=
 PY      := $(VENV)/bin/python
 TORCHED := $(VENV)/.torch-$(TORCH)
 BUILT   := $(VENV)/.built
-SOURCES := setup.py pyproject.toml torch_ext/_build/config.py $(shell find csrc -name '*.cpp' -o -name '*.h')
+# A folder changes when a file of it is removed.
+SOURCES := torch_ext/_build/config.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -type d)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -47,9 +48,14 @@ $(TORCHED):
 	$(PY) -m pip install 'setuptools>=77' ninja torch==$(TORCH)
 	touch $@
 
-$(BUILT): $(TORCHED) $(SOURCES)
+# What pip has installed stays until one of these changes. Until then compiling is all, in the same folder, build/.
+INSTALLING := $(TORCHED) setup.py pyproject.toml
+install     = -m pip install --no-build-isolation --editable '.[test]'
+compile     = setup.py --quiet build_ext --inplace
+
+$(BUILT): $(INSTALLING) $(SOURCES)
 	@echo 'Compiling torch_ext; the first time takes about a minute on two cores.'
-	$(PY) -m pip install --no-build-isolation --editable '.[test]'
+	$(PY) $(if $(filter $(INSTALLING),$?),$(install),$(compile))
 	touch $@
 
 lint: $(TORCHED)

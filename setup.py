@@ -40,7 +40,10 @@ class build_ext(BuildExtension):  # setuptools looks its options up by this name
         sources = config.unity_sources(CSRC, ROOT / "build" / "unity")
         for extension in self.extensions:
             extension.sources = [os.path.relpath(path, ROOT) for path in sources]
-        super().run()
+        try:
+            super().run()
+        except RuntimeError as error:  # torch's; the compiler has said more than a traceback could
+            sys.exit(f"error: {error}")
         for extension in self.extensions:
             config.write_stamp(Path(self.get_ext_fullpath(extension.name)), CSRC)
 

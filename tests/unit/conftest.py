@@ -101,10 +101,10 @@ class Checkout:
         code = f"{before}\ntry:\n    import torch_ext\nexcept ImportError as error:\n    print(error)\nelse:\n    1 / 0"
         return self.run(code, **environment)[0]
 
-    def build_in_place(self):
+    def build_in_place(self, python=sys.executable):
         """Builds ahead of time, beside the package."""
         subprocess.run(
-            [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+            [python, "setup.py", "--quiet", "build_ext", "--inplace"],
             cwd=self.root, check=True, capture_output=True,
         )
         (extension,) = (self.root / "torch_ext").glob("_C.*.so")

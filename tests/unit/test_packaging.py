@@ -76,6 +76,12 @@ def test_editable_install(checkout, tmp_path, mode):
     assert output.startswith(f"42 {checkout.root}") and errors == ""
     assert not checkout.cache.exists()
 
+    # make build goes on from here without pip.
+    (object_file,) = (checkout.root / "build" / ABI).rglob("module.o")
+    first = object_file.stat().st_mtime_ns
+    checkout.build_in_place(python)
+    assert object_file.stat().st_mtime_ns == first
+
     checkout.set_answer(46)
     output, errors = checkout.run(REPORT, python=python, PYTHONPATH="")
     assert output.startswith(f"46 {checkout.cache}") and "building" in errors
@@ -97,6 +103,7 @@ def test_warning_is_an_error(checkout):
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     result = subprocess.run(command, cwd=checkout.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode != 0 and "[-Werror=unused-variable]" in result.stdout
+    assert "Traceback" not in result.stdout
     assert not list((checkout.root / "torch_ext").glob("_C.*"))
 
 
