@@ -2,7 +2,8 @@
 // asks for a version. Supporting another release means adding to this file.
 #pragma once
 
-#include <python/ref.h>
+#include <python/error.h>
+#include <python/names.h>
 
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
@@ -16,8 +17,8 @@
 #include <optional>
 #include <type_traits>
 
-#if PY_VERSION_HEX < 0x030A0000
-#error "torch_ext needs Python 3.10 or newer"
+#if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x030F0000
+#error "torch_ext knows Python 3.10 to 3.14"
 #endif
 
 #if TORCH_VERSION_MAJOR != 2 || TORCH_VERSION_MINOR < 11 || \
@@ -27,7 +28,17 @@
 
 namespace torch_ext::compat {
 
-// --- The node of a ctx -------------------------------------------------------
+// --- Who owns the node of a ctx ----------------------------------------------
+//
+// A call makes two objects: the ctx (Python's) and its node (C++'s). Each has to
+// live as long as the other, and torch 2.13 turned around which one owns which:
+//
+//             torch 2.11, 2.12                 torch 2.13 and newer
+//   owns      node -> ctx (PyNode::obj)        ctx -> node (THPFunction::cdata)
+//   refers    ctx -> node, weakly              node -> ctx, without owning
+//   kept by   outputs and edges hold the       the same, and whoever in C++ holds
+//             node, and so the ctx             the node holds the ctx (torch does)
+//   so        the ctx may outlive its node     neither outlives the other
 
 /// How libtorch holds a graph node.
 using NodePtr = std::remove_cvref_t<decltype(torch::autograd::Edge::function)>;
@@ -37,33 +48,30 @@ using NodeOfCtx = decltype(THPFunction::cdata);
 
 #if TORCH_VERSION_MINOR >= 13
 
-// The ctx owns its node. The node refers back without owning; torch keeps the
-// ctx alive for as long as anything in C++ holds the node.
-
-/// Part of making the ctx: gives it its node.
+/// Gives a new ctx its node.
 inline void make_node(PyObject* ctx) {
   NodePtr node = c10::make_intrusive<torch::autograd::PyNode>();
   torch::utils::PyObjectPreservation::init_fresh_nonatomic(*node, ctx);
   reinterpret_cast<THPFunction*>(ctx)->cdata = std::move(node);
 }
 
-/// Keeps the node of `ctx` alive during a call of apply().
+/// Keeps the node of `ctx` alive during a call of apply(): the ctx does.
 struct NodeDuringCall {
   explicit NodeDuringCall(PyObject* /*ctx*/) {}
 };
 
-/// The node; null where it is gone.
+/// The node of a ctx; null if it is gone.
 inline const NodePtr& node_of(const NodeOfCtx& cdata) {
   return cdata;
 }
 
-/// The ctx of a node; null where it is being deallocated.
+/// The ctx of a node, borrowed; null while the ctx is being deallocated.
 inline PyObject* ctx_of(const torch::autograd::PyNode& node) {
   return node.pyobj();
 }
 
-/// The node where the ctx owns it, so that either lives as long as the other;
-/// null where it doesn't, or there is none.
+/// The node if the ctx owns it, and null otherwise: what the node holds is then
+/// the garbage collector's to see by way of the ctx.
 inline torch::autograd::Node* owned_node(const NodeOfCtx& cdata) {
   return cdata.get();
 }
@@ -73,8 +81,8 @@ inline bool has_node(PyObject* /*grad_fn*/) {
   return true;
 }
 
-/// Ends the node's reference to `ctx`, which is being deallocated: what the
-/// node's own destructor runs must not reach a half-dead object.
+/// Ends the node's reference to `ctx`, which is being deallocated: code that the
+/// node's destructor runs must not reach a half-dead object.
 inline void forget_ctx(const NodeOfCtx& cdata, PyObject* ctx) {
   if (cdata && cdata->pyobj_slot()->load_pyobj() == ctx) {
     cdata->pyobj_slot()->store_pyobj(nullptr);
@@ -83,11 +91,11 @@ inline void forget_ctx(const NodeOfCtx& cdata, PyObject* ctx) {
 
 #else
 
-// The node owns the ctx, which refers to it weakly. A call makes the node, and
-// the outputs hold it from then on.
-
+/// A new ctx has no node: the call makes it.
 inline void make_node(PyObject* /*ctx*/) {}
 
+/// Makes the node of `ctx` and keeps it alive during a call of apply(); the
+/// outputs hold it from then on.
 class NodeDuringCall {
  public:
   explicit NodeDuringCall(PyObject* ctx)
@@ -150,8 +158,8 @@ bool& boxed_grads_call(Function& function, Lacking& lacking) {
   }
 }
 
-/// The flags of ctx.needs_input_grad that torch's own apply notes instead of
-/// making the tuple; none where it has made that, or nothing yet.
+/// The flags of ctx.needs_input_grad that torch's own apply has noted in place of
+/// a tuple; none if it has made the tuple, or nothing yet.
 template <typename Function>
 std::optional<std::vector<bool>> needs_input_grad_bits(
     const Function& function) {
@@ -228,7 +236,7 @@ inline torch::autograd::optional_variable_list wrap_outputs(
 #endif
 }
 
-/// How one of torch's messages ends, where torch doesn't break it off.
+/// How one of torch's messages ends. Before torch 2.14 these messages break off.
 template <typename... Args>
 std::string message_end([[maybe_unused]] const Args&... args) {
 #if TORCH_VERSION_MINOR >= 14
@@ -238,12 +246,12 @@ std::string message_end([[maybe_unused]] const Args&... args) {
 #endif
 }
 
-/// Whether the apply of torch's own Functions takes keyword arguments.
+/// Whether torch's own apply takes keyword arguments.
 constexpr bool kApplyTakesKeywords = TORCH_VERSION_MINOR >= 13;
 
-/// Whether torch's own apply is written in C: it has no parameter `cls` that a
-/// keyword could collide with, and tells an overridden setup_context by
-/// identity.
+/// Whether torch's own apply is written in C++. It then has no parameter named
+/// `cls` that a keyword could collide with, and compares setup_context by
+/// identity to see whether it is overridden.
 constexpr bool kApplyIsInC = TORCH_VERSION_MINOR >= 14;
 
 /// Whether torch.autograd.graph.node_creation_hook exists.
@@ -259,7 +267,7 @@ void node_created(const Node& node) {
   }
 }
 
-/// An Engine that hands all that only some releases ask of one to another.
+/// An Engine that passes on to another one what only some releases ask of it.
 template <typename Engine>
 class ForwardingEngine : public Engine {
  public:
@@ -286,16 +294,15 @@ class ForwardingEngine<Engine> : public Engine {
 
 // --- Threads -----------------------------------------------------------------
 
-// The GIL guards all that Python code can reach. Where there is none, these do;
-// where there is one, they are nothing.
+// The GIL guards everything that Python code can reach. On free-threaded Python
+// these do; elsewhere they are empty.
 
 #ifdef Py_GIL_DISABLED
 
 constexpr bool kFreeThreaded = true;
 
-/// While it lives this thread has `object` to itself, as the GIL gives a thread
-/// everything: other threads may get their turn whenever this one has to wait,
-/// for a lock say, or runs Python code.
+/// Gives this thread `object` to itself while it lives, in the way that the GIL
+/// would: other threads may take a turn when this one waits or runs Python code.
 class CriticalSection {
  public:
   explicit CriticalSection(PyObject* object) {
@@ -311,7 +318,6 @@ class CriticalSection {
   PyCriticalSection section_;
 };
 
-/// What a Lock takes.
 using Mutex = std::recursive_mutex;
 
 /// Holds the mutex while it lives, whatever Python code runs meanwhile.
@@ -319,7 +325,7 @@ class Lock {
  public:
   explicit Lock(Mutex& mutex) : mutex_(mutex) {
     if (!mutex_.try_lock()) {
-      // Detached: who has it may be waiting for all threads to stop.
+      // Detached, since its holder may be waiting for all threads to stop.
       PyThreadState* state = PyEval_SaveThread();
       mutex_.lock();
       PyEval_RestoreThread(state);
@@ -335,9 +341,9 @@ class Lock {
   Mutex& mutex_;
 };
 
-/// Says that `module` can do without the GIL. False with an exception set.
-inline bool need_no_gil(PyObject* module) {
-  return PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED) == 0;
+/// Declares that `module` needs no GIL. Throws.
+inline void need_no_gil(PyObject* module) {
+  check_status(PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED));
 }
 
 #else
@@ -354,17 +360,14 @@ struct Lock {
   explicit Lock(Mutex& /*mutex*/) {}
 };
 
-inline bool need_no_gil(PyObject* /*module*/) {
-  return true;
-}
+inline void need_no_gil(PyObject* /*module*/) {}
 
 #endif
 
 // --- Python ------------------------------------------------------------------
 
-/// Whether the type has a version tag, and which. The tag is unique in the
-/// process and is lost when the type, or a base of it, is changed.
-/// 0 stands for no tag.
+/// The version tag of a type; 0 if it has none. No two types have the same tag,
+/// and a type loses its tag when it or one of its bases is changed.
 inline unsigned int type_version(const PyTypeObject* type) {
 #if PY_VERSION_HEX >= 0x030D0000
   return type->tp_version_tag;
@@ -376,8 +379,8 @@ inline unsigned int type_version(const PyTypeObject* type) {
 #endif
 }
 
-/// The attribute as it stands in the dict of the type or of a base, without
-/// descriptor call. Null without an exception where there is none.
+/// The attribute as it stands in the dict of the type or of a base, without a
+/// descriptor call. Null, and no exception, if there is none.
 inline Ref type_lookup(PyTypeObject* type, PyObject* name) {
 #if PY_VERSION_HEX >= 0x030D0000
   return Ref::steal(_PyType_LookupRef(type, name));
@@ -386,12 +389,43 @@ inline Ref type_lookup(PyTypeObject* type, PyObject* name) {
 #endif
 }
 
-/// The dict of a type: a new reference, or null with an exception set.
-inline PyObject* type_dict(PyTypeObject* type) {
-#if PY_VERSION_HEX >= 0x030C0000
-  return PyType_GetDict(type);
+#if PY_VERSION_HEX < 0x030B0000
+
+/// A type that nobody uses, for version_tags_restarted().
+inline Immortal tag_witness;
+
+inline void init_version_tags() {
+  tag_witness.set(checked(PyObject_CallFunction(
+      reinterpret_cast<PyObject*>(&PyType_Type), "s(){}", "tag_witness")));
+}
+
+/// Whether Python may have given out version tags a second time since the last
+/// call. Python 3.10 starts over after sys._clear_type_cache(), which takes the
+/// tags from all types: also from one whose tag nothing else can have taken.
+inline bool version_tags_restarted() {
+  if (type_version(tag_witness.as_type()) != 0) {
+    return false;
+  }
+  type_lookup(tag_witness.as_type(), names.apply); // gives it a tag
+  return true;
+}
+
 #else
-  return Py_XNewRef(type->tp_dict);
+
+inline void init_version_tags() {}
+
+constexpr bool version_tags_restarted() {
+  return false;
+}
+
+#endif
+
+/// The dict of a type.
+inline Ref type_dict(PyTypeObject* type) {
+#if PY_VERSION_HEX >= 0x030C0000
+  return checked(PyType_GetDict(type));
+#else
+  return Ref::share(type->tp_dict);
 #endif
 }
 
@@ -399,48 +433,54 @@ inline PyObject* type_dict(PyTypeObject* type) {
 extern "C" PyAPI_FUNC(int)
     _PyObject_GetMethod(PyObject* object, PyObject* name, PyObject** method);
 
-/// A method of `object` without making a bound method where that can be
-/// avoided: returns true and leaves in `method` a function that takes `object`
-/// as its first argument; otherwise the attribute itself, or null with an
-/// exception set. `method` receives a new reference.
-inline bool get_method(PyObject* object, PyObject* name, PyObject** method) {
-  return _PyObject_GetMethod(object, name, method) == 1;
+/// A method, bound only if that can't be avoided.
+struct Method {
+  Ref function;
+  /// Whether the object itself has to be passed as the first argument.
+  bool takes_self;
+};
+
+/// object.<name>. Throws what the lookup raises.
+inline Method get_method(PyObject* object, PyObject* name) {
+  PyObject* method = nullptr;
+  const bool takes_self = _PyObject_GetMethod(object, name, &method) == 1;
+  return {checked(method), takes_self};
 }
 
-/// The names of a code object's local variables, arguments first: a new
-/// reference, or null with an exception set.
-inline PyObject* code_varnames(PyCodeObject* code) {
+/// The names of a code object's local variables, arguments first.
+inline Ref code_varnames(PyCodeObject* code) {
 #if PY_VERSION_HEX >= 0x030B0000
-  return PyCode_GetVarnames(code);
+  return checked(PyCode_GetVarnames(code));
 #else
-  return Py_NewRef(code->co_varnames);
+  return Ref::share(code->co_varnames);
 #endif
 }
 
-/// Whether something looks at every Python frame that begins: torch.compile does
-/// while compiled code runs.
+/// Whether something sees every Python frame that begins. torch.compile does, in
+/// the whole process, from its first use on.
 inline bool frames_are_watched() {
   return _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) !=
       _PyEval_EvalFrameDefault;
 }
 
-/// Calls `visit(code, instruction)` for each Python frame of this thread,
-/// innermost first. `visit` takes over a reference to the code object; the
-/// instruction is a byte offset into it.
+/// Calls `visit(Ref code, int instruction)` for each Python frame of this thread,
+/// innermost first. The instruction is a byte offset into the code.
 template <typename Visit>
 void for_each_frame(Visit&& visit) {
-  PyFrameObject* frame = PyThreadState_GetFrame(PyThreadState_Get());
-  while (frame != nullptr) {
+  Ref frame = Ref::steal(reinterpret_cast<PyObject*>(
+      PyThreadState_GetFrame(PyThreadState_Get())));
+  while (frame) {
+    auto* current = reinterpret_cast<PyFrameObject*>(frame.get());
+    Ref code =
+        Ref::steal(reinterpret_cast<PyObject*>(PyFrame_GetCode(current)));
 #if PY_VERSION_HEX >= 0x030B0000
-    visit(PyFrame_GetCode(frame), PyFrame_GetLasti(frame));
+    const int instruction = PyFrame_GetLasti(current);
 #else
-    visit(
-        PyFrame_GetCode(frame),
-        frame->f_lasti * static_cast<int>(sizeof(_Py_CODEUNIT)));
+    const int instruction =
+        current->f_lasti * static_cast<int>(sizeof(_Py_CODEUNIT));
 #endif
-    PyFrameObject* back = PyFrame_GetBack(frame);
-    Py_DECREF(frame);
-    frame = back;
+    visit(std::move(code), instruction);
+    frame = Ref::steal(reinterpret_cast<PyObject*>(PyFrame_GetBack(current)));
   }
 }
 

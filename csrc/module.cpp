@@ -1,36 +1,44 @@
 // torch_ext._C: what Python can call, and nothing else.
 #include <anomaly/anomaly_engine.h>
 #include <anomaly/lazy_traceback.h>
+#include <anomaly/metadata.h>
 #include <anomaly/reporting_engine.h>
-#include <function/apply_callable.h>
-#include <function/class_record.h>
-#include <function/state.h>
-#include <function/user_backward.h>
+#include <compat.h>
+#include <function/ctx/ctx.h>
+#include <function/ctx/type.h>
+#include <function/forward/apply_callable.h>
+#include <function/forward/backward_cls.h>
+#include <function/forward/class_record.h>
+#include <function/torch_own.h>
 #include <hooks/register.h>
+#include <python/error.h>
 #include <python/method.h>
 #include <python/names.h>
-#include <python/ref.h>
 #include <tracer/bindings.h>
 
 namespace {
 
+using torch_ext::check_status;
+using torch_ext::Ref;
+
 PyDoc_STRVAR(
     classes_doc,
-    "classes_with_state_type()\n--\n\n"
-    "The Function classes whose _backward_cls torch_ext has put its own class in\n"
-    "the place of.");
+    "classes_with_ctx_type()\n--\n\n"
+    "The Function classes whose _backward_cls has been replaced by torch_ext's.");
 
-PyObject* classes_with_state_type(PyObject*, PyObject*) {
-  return torch_ext::classes_with_state_type();
+PyObject* py_classes_with_ctx_type(PyObject*, PyObject*) {
+  HANDLE_TH_ERRORS
+  return torch_ext::classes_with_ctx_type().release();
+  END_HANDLE_TH_ERRORS
 }
 
 PyDoc_STRVAR(
     anomaly_doc,
     "use_our_anomaly_metadata(ours, /)\n--\n\n"
-    "Whether nodes get torch_ext's metadata in anomaly mode from now on; returns\n"
-    "what held before.");
+    "Decides whether nodes get torch_ext's metadata in anomaly mode from now on.\n"
+    "Returns what held before.");
 
-PyObject* use_our_anomaly_metadata(PyObject*, PyObject* ours) {
+PyObject* py_use_our_anomaly_metadata(PyObject*, PyObject* ours) {
   if (!PyBool_Check(ours)) {
     return PyErr_Format(
         PyExc_TypeError,
@@ -51,8 +59,7 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     root_doc,
     "node_of_root(tensor, /)\n--\n\n"
-    "The node that a backward from the tensor starts at; None where it starts at\n"
-    "none.");
+    "The node that a backward from the tensor starts at; None if there is none.");
 
 PyDoc_STRVAR(
     call_doc,
@@ -62,9 +69,9 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     framed_doc,
     "set_framed_apply(function, get_callback, /)\n--\n\n"
-    "What apply calls in place of call() where somebody looks at frames: while\n"
-    "torch.jit.trace records, and where torch.compile looks at them, which is\n"
-    "where get_callback() gives something.");
+    "What apply calls in place of call() while somebody looks at frames:\n"
+    "torch.jit.trace while it records, and torch.compile on threads on which\n"
+    "get_callback() is not None.");
 
 PyDoc_STRVAR(
     backports_doc,
@@ -74,24 +81,27 @@ PyDoc_STRVAR(
 
 PyMethodDef methods[] = {
     {"call",
-     torch_ext::as_method(torch_ext::call),
+     torch_ext::as_method(torch_ext::py_call),
      METH_FASTCALL | METH_KEYWORDS,
      call_doc},
-    {"set_framed_apply", torch_ext::set_framed_apply, METH_VARARGS, framed_doc},
+    {"set_framed_apply",
+     torch_ext::py_set_framed_apply,
+     METH_VARARGS,
+     framed_doc},
     {"give_backports",
-     torch_ext::give_backports,
+     torch_ext::py_give_backports,
      METH_VARARGS,
      backports_doc},
     {"make_reporting_engine",
-     torch_ext::make_reporting_engine,
+     torch_ext::py_make_reporting_engine,
      METH_O,
      engine_doc},
-    {"node_of_root", torch_ext::node_of_root, METH_O, root_doc},
-    {"use_our_anomaly_metadata", use_our_anomaly_metadata, METH_O, anomaly_doc},
-    {"classes_with_state_type",
-     classes_with_state_type,
-     METH_NOARGS,
-     classes_doc},
+    {"node_of_root", torch_ext::py_node_of_root, METH_O, root_doc},
+    {"use_our_anomaly_metadata",
+     py_use_our_anomaly_metadata,
+     METH_O,
+     anomaly_doc},
+    {"classes_with_ctx_type", py_classes_with_ctx_type, METH_NOARGS, classes_doc},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {
@@ -105,39 +115,44 @@ PyModuleDef definition = {
     nullptr,
     nullptr};
 
+void init_globals() {
+  torch_ext::init_names();
+  torch_ext::init_torch_own();
+  torch_ext::init_ctx_types();
+  torch_ext::init_backward_cls();
+  torch_ext::init_class_records();
+  torch_ext::init_anomaly_metadata();
+  torch_ext::init_lazy_traceback();
+}
+
+Ref make_module() {
+  Ref module = torch_ext::checked(PyModule_Create(&definition));
+  torch_ext::compat::need_no_gil(module.get());
+  const auto add = [&](const char* name, const Ref& value) {
+    check_status(PyModule_AddObjectRef(module.get(), name, value.get()));
+  };
+  const auto add_type = [&](const char* name, PyTypeObject& type) {
+    add(name, Ref::share(reinterpret_cast<PyObject*>(&type)));
+  };
+  add("apply", torch_ext::make_apply());
+  add("output_grad_dtypes", torch_ext::new_output_grad_dtypes());
+  add_type("Ctx", torch_ext::CtxType);
+  add_type("LazyTraceback", torch_ext::LazyTracebackType);
+  check_status(PyModule_AddFunctions(module.get(), torch_ext::hook_methods));
+  torch_ext::add_tracer_methods(module.get());
+  check_status(PyModule_AddStringConstant(
+      module.get(), "torch_version", TORCH_VERSION));
+  return module;
+}
+
 #define TORCH_EXT_CONCAT_(a, b) a##b
 #define TORCH_EXT_CONCAT(a, b) TORCH_EXT_CONCAT_(a, b)
 
 } // namespace
 
 PyMODINIT_FUNC TORCH_EXT_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
-  using torch_ext::Ref;
-  if (!torch_ext::init_names() || !torch_ext::init_state_types() ||
-      !torch_ext::init_class_records() ||
-      !torch_ext::init_lazy_traceback() || !torch_ext::init_user_backward()) {
-    return nullptr;
-  }
-  Ref apply = Ref::steal(torch_ext::make_apply());
-  Ref module = apply ? Ref::steal(PyModule_Create(&definition)) : Ref();
-  Ref grad_dtypes =
-      module ? Ref::steal(torch_ext::new_output_grad_dtypes()) : Ref();
-  if (!grad_dtypes || !torch_ext::compat::need_no_gil(module.get()) ||
-      PyModule_AddObjectRef(module.get(), "apply", apply.get()) < 0 ||
-      PyModule_AddObjectRef(
-          module.get(), "output_grad_dtypes", grad_dtypes.get()) < 0 ||
-      PyModule_AddFunctions(module.get(), torch_ext::hook_methods) < 0 ||
-      !torch_ext::add_tracer_methods(module.get()) ||
-      PyModule_AddObjectRef(
-          module.get(),
-          "FunctionState",
-          reinterpret_cast<PyObject*>(&torch_ext::StateType)) < 0 ||
-      PyModule_AddObjectRef(
-          module.get(),
-          "LazyTraceback",
-          reinterpret_cast<PyObject*>(&torch_ext::LazyTracebackType)) < 0 ||
-      PyModule_AddStringConstant(
-          module.get(), "torch_version", TORCH_VERSION) < 0) {
-    return nullptr;
-  }
-  return module.release();
+  HANDLE_TH_ERRORS
+  init_globals();
+  return make_module().release();
+  END_HANDLE_TH_ERRORS
 }

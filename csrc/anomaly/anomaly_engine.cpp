@@ -7,7 +7,8 @@
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/saved_variable_hooks.h>
 
-#include <atomic>
+#include <memory>
+#include <utility>
 
 namespace torch_ext {
 
@@ -17,7 +18,8 @@ using torch::autograd::Engine;
 using torch::autograd::Node;
 using torch::autograd::variable_list;
 
-/// Makes anomaly metadata and hands all else to the engine that was there.
+/// Makes anomaly metadata, and passes everything else on to the engine that was
+/// there before.
 class AnomalyEngine : public compat::ForwardingEngine<Engine> {
  public:
   using ForwardingEngine::ForwardingEngine;
@@ -70,31 +72,32 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
   }
 };
 
-/// Made on first use, over the engine that was there; lives to the end of the
-/// process, since nodes may ask for it until then.
-AnomalyEngine& our_engine() {
-  static auto* const engine = new AnomalyEngine(Engine::get_default_engine());
-  return *engine;
-}
+// Made once, before any node can ask for it, and never destroyed: nodes may ask
+// until the process ends.
+AnomalyEngine* our_engine = nullptr;
 
 Engine& ours() {
-  return our_engine();
+  return *our_engine;
 }
 
 Engine& theirs() {
-  return our_engine().engine();
+  return our_engine->engine();
 }
 
-bool in_use = false; // guarded by the GIL, or `mutex` where there is none
-compat::Mutex mutex;
+bool in_use = false;
+
+// Guards both where there is no GIL.
+compat::Mutex switching;
 
 } // namespace
 
 bool use_our_anomaly_metadata(bool use) {
-  const compat::Lock lock(mutex);
+  const compat::Lock lock(switching);
   const bool before = in_use;
   if (use != before) {
-    our_engine(); // learns the engine that is there before it is replaced
+    if (our_engine == nullptr) {
+      our_engine = new AnomalyEngine(Engine::get_default_engine());
+    }
     torch::autograd::set_default_engine_stub(use ? ours : theirs);
     in_use = use;
   }

@@ -1,31 +1,39 @@
 #include <anomaly/lazy_traceback.h>
 
+#include <anomaly/python_modules.h>
 #include <compat.h>
 #include <python/error.h>
-#include <python/names.h>
 
 #include <c10/util/SmallVector.h>
 
 #include <atomic>
+#include <iterator>
 #include <memory>
+#include <utility>
+#include <vector>
 
 namespace torch_ext {
 
 namespace {
 
-/// A position in a piece of code; owns the code object.
+/// A position in a piece of code.
 struct Position {
-  PyCodeObject* code;
+  Ref code;
   int instruction; // byte offset
+
+  PyCodeObject* code_object() const {
+    return reinterpret_cast<PyCodeObject*>(code.get());
+  }
 };
 
-/// A list whose items are made on first use. Every way to the items that Python
-/// code has (slots and attributes) makes them first; CPython's own fast paths
-/// are for exact lists and take the iterator of this one.
+/// A list whose items are made on first use.
+///
+/// Invariant: no Python code sees the list before its items are made. All ways to
+/// the items go through a slot or an attribute of the type, and each of these
+/// makes them first; CPython's shortcuts past the slots are for exact lists only.
 struct LazyTraceback {
   PyListObject list;
-  Position* positions; // innermost first
-  Py_ssize_t count;
+  std::vector<Position> positions; // innermost first
   bool filled;
 
   bool is_filled() {
@@ -42,28 +50,35 @@ LazyTraceback* as_lazy(PyObject* object) {
 
 /// [(file, line, function)], outermost first.
 Ref to_summaries(const LazyTraceback& lazy) {
-  Ref list = checked(PyList_New(lazy.count));
-  for (Py_ssize_t i = 0; i < lazy.count; ++i) {
-    const Position& position = lazy.positions[lazy.count - 1 - i];
+  const size_t count = lazy.positions.size();
+  Ref list = checked(PyList_New(static_cast<Py_ssize_t>(count)));
+  for (size_t i = 0; i < count; ++i) {
+    const Position& position = lazy.positions[count - 1 - i];
+    PyCodeObject* code = position.code_object();
     Ref item = checked(Py_BuildValue(
         "(OiO)",
-        position.code->co_filename,
-        PyCode_Addr2Line(position.code, position.instruction),
-        position.code->co_name));
-    PyList_SET_ITEM(list.get(), i, item.release());
+        code->co_filename,
+        PyCode_Addr2Line(code, position.instruction),
+        code->co_name));
+    PyList_SET_ITEM(
+        list.get(), static_cast<Py_ssize_t>(i), item.release());
   }
   return list;
 }
 
-/// Calls a function of torch_ext._traceback on the stack.
+/// Calls a function of torch_ext.anomaly.traceback on the stack.
 Ref call_formatter(PyObject* self, const char* function) {
-  Ref module = checked(PyImport_ImportModule("torch_ext._traceback"));
+  Ref module = checked(PyImport_ImportModule(kTracebackModule));
   Ref summaries = to_summaries(*as_lazy(self));
   return checked(
       PyObject_CallMethod(module.get(), function, "O", summaries.get()));
 }
 
-/// Makes the items where they are not made yet. False with an exception set.
+// Guards the filling where there is no GIL.
+compat::Mutex filling;
+
+/// The first step of each slot: makes the items if they are not made yet. Returns
+/// false with an exception set, as the slot then does.
 bool fill(PyObject* self) {
   HANDLE_TH_ERRORS
   if (as_lazy(self)->is_filled()) {
@@ -71,8 +86,7 @@ bool fill(PyObject* self) {
   }
   Ref lines = call_formatter(self, "format_lines");
   // Another thread may have been quicker while Python code ran.
-  static compat::Mutex mutex;
-  const compat::Lock lock(mutex);
+  const compat::Lock lock(filling);
   if (!as_lazy(self)->is_filled()) {
     check_status(PyList_SetSlice(self, 0, 0, lines.get()));
     as_lazy(self)->set_filled();
@@ -149,8 +163,8 @@ int ass_subscript(PyObject* self, PyObject* key, PyObject* value) {
   return fill(self) ? list_mapping().mp_ass_subscript(self, key, value) : -1;
 }
 
-/// Python asks a number slot first, for both operands of + and +=; the lists'
-/// own slots then find the items.
+/// For + and +=. Python asks the number slot of both operands before it asks the
+/// lists' own slots, which then find the items.
 PyObject* before_add(PyObject* left, PyObject* right) {
   if (!fill_if_lazy(left) || !fill_if_lazy(right)) {
     return nullptr;
@@ -166,7 +180,7 @@ PyObject* frames(PyObject* self, PyObject*) {
   END_HANDLE_TH_ERRORS
 }
 
-/// Looked up on the type, past getattro.
+/// reversed() looks the method up on the type, past getattro.
 PyObject* reversed(PyObject* self, PyObject*) {
   return fill(self) ? PyObject_CallMethod(
                           reinterpret_cast<PyObject*>(&PyList_Type),
@@ -176,7 +190,7 @@ PyObject* reversed(PyObject* self, PyObject*) {
                     : nullptr;
 }
 
-/// Pickled and copied as the plain list that it stands for.
+/// It is pickled and copied as a plain list.
 PyObject* reduce(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
   Ref plain = checked(PySequence_List(self));
@@ -187,12 +201,8 @@ PyObject* reduce(PyObject* self, PyObject*) {
 
 void dealloc(PyObject* self) {
   PyObject_GC_UnTrack(self);
-  LazyTraceback* lazy = as_lazy(self);
-  for (Py_ssize_t i = 0; i < lazy->count; ++i) {
-    Py_DECREF(lazy->positions[i].code);
-  }
-  PyMem_Free(lazy->positions);
-  PyObject_GC_Track(self); // list's own end takes it out again
+  std::destroy_at(&as_lazy(self)->positions);
+  PyObject_GC_Track(self); // as list's dealloc expects to find it
   PyList_Type.tp_dealloc(self);
 }
 
@@ -217,30 +227,22 @@ PyTypeObject LazyTracebackType{};
 
 Ref capture_traceback() {
   Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
-  c10::SmallVector<Position, 128> positions;
-  compat::for_each_frame([&](PyCodeObject* code, int instruction) {
-    positions.push_back({code, instruction}); // takes over the reference
+  std::vector<Position>& positions =
+      *std::construct_at(&as_lazy(object.get())->positions);
+  // On the stack first, since the number of frames is not known before.
+  c10::SmallVector<Position, 128> found;
+  compat::for_each_frame([&](Ref code, int instruction) {
+    found.push_back({std::move(code), instruction});
   });
-  const auto count = static_cast<Py_ssize_t>(positions.size());
-  auto* copy = static_cast<Position*>(
-      PyMem_Malloc(std::max<size_t>(positions.size(), 1) * sizeof(Position)));
-  if (copy == nullptr) {
-    for (const Position& position : positions) {
-      Py_DECREF(position.code);
-    }
-    PyErr_NoMemory();
-    throw_python_error();
-  }
-  std::copy(positions.begin(), positions.end(), copy);
-  LazyTraceback* lazy = as_lazy(object.get());
-  lazy->positions = copy;
-  lazy->count = count;
+  positions.assign(
+      std::make_move_iterator(found.begin()),
+      std::make_move_iterator(found.end()));
   return object;
 }
 
-bool init_lazy_traceback() {
+void init_lazy_traceback() {
   if (LazyTracebackType.tp_dict != nullptr) {
-    return true;
+    return;
   }
   lazy_sequence.sq_length = length;
   lazy_sequence.sq_repeat = repeat;
@@ -276,7 +278,7 @@ bool init_lazy_traceback() {
   type.tp_as_mapping = &lazy_mapping;
   type.tp_as_number = &lazy_number;
   type.tp_methods = lazy_methods;
-  return PyType_Ready(&type) == 0;
+  check_status(PyType_Ready(&type));
 }
 
 } // namespace torch_ext

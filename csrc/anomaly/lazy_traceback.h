@@ -1,18 +1,19 @@
-// A Python stack that is taken as it is and becomes text when somebody reads it.
+// A Python stack that is captured as code positions and made into text when it is
+// read.
 #pragma once
 
 #include <python/ref.h>
 
 namespace torch_ext {
 
-/// Takes the stack of the current thread: a torch_ext._C.LazyTraceback, which
-/// reads as the list of strings that traceback.format_stack() gives. It keeps
-/// code objects alive and nothing else: no frames, locals, tensors, modules.
-/// Throws what allocation raises.
+/// The stack of the current thread as a torch_ext._C.LazyTraceback, which reads as
+/// the list of strings that traceback.format_stack() returns. It keeps code objects
+/// alive and nothing else: no frames, locals, tensors or modules. Throws where there
+/// is no memory.
 Ref capture_traceback();
 
-/// Makes the type ready. False with an exception set.
-bool init_lazy_traceback();
+/// Once, at import: makes the type ready. Throws.
+void init_lazy_traceback();
 
 extern PyTypeObject LazyTracebackType;
 

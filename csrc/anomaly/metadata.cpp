@@ -1,13 +1,39 @@
 // What a node remembers in anomaly mode: where it was made, and by which
 // backward.
+#include <anomaly/metadata.h>
+
 #include <anomaly/lazy_traceback.h>
+#include <anomaly/python_modules.h>
 #include <compat.h>
 #include <python/error.h>
 #include <python/gil.h>
+#include <python/immortal.h>
+#include <python/names.h>
 
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
+
+#include <exception>
+#include <stdexcept>
+#include <string>
+
+namespace torch_ext {
+
+namespace {
+
+Immortal fx_traceback; // the module torch.fx.traceback
+Immortal preserves_node_meta; // the name of a flag in it
+
+} // namespace
+
+void init_anomaly_metadata() {
+  preserves_node_meta.set(
+      checked(PyUnicode_InternFromString("should_preserve_node_meta")));
+  fx_traceback.set(checked(PyImport_ImportModule("torch.fx.traceback")));
+}
+
+} // namespace torch_ext
 
 namespace torch::autograd {
 
@@ -18,7 +44,7 @@ using torch_ext::checked;
 using torch_ext::Gil;
 using torch_ext::Ref;
 
-/// An item of a metadata dict; null where there is none.
+/// An item of a metadata dict; null if there is none.
 Ref get_item(PyObject* dict, const char* key) {
   Ref name = checked(PyUnicode_FromString(key));
   return torch_ext::find_item(dict, name.get());
@@ -32,15 +58,12 @@ std::string to_string(PyObject* text) {
   return chars;
 }
 
-/// What the graph of an fx tracer is to be told instead of the stack, where
-/// torch.fx.traceback preserves that; null where it doesn't.
+/// The stack that an fx tracer wants its graph to show in place of the real one;
+/// null unless torch.fx.traceback is preserving stacks.
 Ref preserved_stack() {
-  // Owned for the life of the process.
-  static PyObject* const module =
-      checked(PyImport_ImportModule("torch.fx.traceback")).release();
-  static PyObject* const flag =
-      checked(PyUnicode_InternFromString("should_preserve_node_meta")).release();
-  Ref preserves = checked(PyObject_GetAttr(module, flag));
+  PyObject* module = torch_ext::fx_traceback;
+  Ref preserves =
+      checked(PyObject_GetAttr(module, torch_ext::preserves_node_meta));
   const int is_true = PyObject_IsTrue(preserves.get());
   check_status(is_true);
   return is_true != 0
@@ -48,8 +71,7 @@ Ref preserved_stack() {
       : Ref();
 }
 
-/// The Python exception that is being handled, null where it is none of
-/// Python's.
+/// The Python exception that C++ is handling; null if it handles one of C++.
 Ref exception_in_flight() {
   std::exception_ptr current = std::current_exception();
   if (!current) {
@@ -58,8 +80,8 @@ Ref exception_in_flight() {
   try {
     std::rethrow_exception(current);
   } catch (python_error& error) {
-    // What C++ raised may still be a type and a text; the engine throws on what
-    // stands here now.
+    // What C++ code has raised may still be a type and a text. The engine rethrows
+    // what is in `error` now.
     PyErr_NormalizeException(&error.type, &error.value, &error.traceback);
     return Ref::share(error.value);
   } catch (...) {
@@ -67,12 +89,11 @@ Ref exception_in_flight() {
   }
 }
 
-/// Hands the failure to torch_ext's report. A report that fails must not hide
-/// the failure.
+/// Hands the failure to torch_ext's report, whose own errors must not hide it.
 void report(PyObject* metadata, const std::string& node_name) {
   Ref exception = exception_in_flight();
   Ref module =
-      Ref::steal(PyImport_ImportModule("torch_ext._anomaly_report"));
+      Ref::steal(PyImport_ImportModule(torch_ext::kFailuresModule));
   Ref result = module
       ? Ref::steal(PyObject_CallMethod(
             module.get(),
@@ -96,12 +117,16 @@ void print_stacks(PyObject* dict, const std::string& node_name) {
   }
   report(dict, node_name);
   _print_stack(get_item(dict, kTrace).get(), node_name, false);
-  // Each parent is the node whose backward made the one before; a node with no
-  // parent was made by forward.
+  // A parent is the node whose backward made this one. A node without a parent was
+  // made by forward.
   Ref parent = get_item(dict, kParent);
   while (parent && torch_ext::compat::has_node(parent.get())) {
     Ref metadata = checked(PyObject_GetAttrString(parent.get(), "metadata"));
-    Ref name = checked(PyObject_CallMethod(parent.get(), "name", nullptr));
+    // By the type: a ctx may have an attribute of its own that is called name.
+    Ref name = checked(PyObject_CallMethodOneArg(
+        reinterpret_cast<PyObject*>(Py_TYPE(parent.get())),
+        torch_ext::names.name,
+        parent.get()));
     _print_stack(
         get_item(metadata.get(), kTrace).get(),
         to_string(name.get()),
@@ -139,8 +164,8 @@ void PyAnomalyMetadata::assign_parent(
 
 void PyAnomalyMetadata::print_stack(const std::string& current_node_name) {
   Gil gil;
-  // A throw from here leaves the engine's thread in a state that the next
-  // failures end the process with; and it would hide this one.
+  // Nothing may be thrown from here: it would hide the failure, and leave the
+  // engine's thread in a state in which the next failures end the process.
   try {
     print_stacks(dict(), current_node_name);
     return;

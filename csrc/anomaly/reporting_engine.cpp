@@ -1,11 +1,13 @@
 #include <anomaly/reporting_engine.h>
 
+#include <anomaly/python_modules.h>
+#include <python/call.h>
+#include <python/error.h>
 #include <python/gil.h>
+#include <python/immortal.h>
 #include <python/method.h>
-#include <python/ref.h>
 #include <python/tensor.h>
 
-#include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/variable.h>
@@ -14,11 +16,11 @@ namespace torch_ext {
 
 namespace {
 
-// torch's run_backward, a method descriptor; owned for the life of the process.
-PyObject* torch_run_backward = nullptr;
+// torch's run_backward, a method descriptor.
+Immortal torch_run_backward;
 
-/// Lets the report see the exception that is set, and leaves that set. A report
-/// that fails must not hide it.
+/// Shows the exception that is set to the report, whose own errors must not hide it,
+/// and leaves it set.
 void finish_report(PyObject* roots) {
   PyObject* type = nullptr;
   PyObject* value = nullptr;
@@ -29,7 +31,7 @@ void finish_report(PyObject* roots) {
     PyException_SetTraceback(value, traceback);
   }
   Ref module =
-      Ref::steal(PyImport_ImportModule("torch_ext._anomaly_report"));
+      Ref::steal(PyImport_ImportModule(kFailuresModule));
   Ref result = module ? Ref::steal(PyObject_CallMethod(
                             module.get(), "finish", "OO", value, roots))
                       : Ref();
@@ -44,11 +46,14 @@ PyObject* run_backward(
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
-  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
-  c10::SmallVector<PyObject*, 16> stack{self};
-  stack.append(args, args + count + named);
-  PyObject* result = PyObject_Vectorcall(
-      torch_run_backward, stack.data(), static_cast<size_t>(count) + 1, keywords);
+  PyObject* result = to_slot([&] {
+    const Py_ssize_t named =
+        keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+    CallArguments all;
+    all.add(self);
+    all.add(args, args + count + named);
+    return all.call(torch_run_backward, keywords);
+  });
   if (result == nullptr && count > 0 &&
       torch::autograd::AnomalyMode::is_enabled()) {
     finish_report(args[0]);
@@ -58,52 +63,49 @@ PyObject* run_backward(
 
 PyMethodDef engine_methods[] = {
     {"run_backward",
-     torch_ext::as_method(run_backward),
+     as_method(run_backward),
      METH_FASTCALL | METH_KEYWORDS,
      nullptr},
     {nullptr, nullptr, 0, nullptr}};
 
 PyTypeObject ReportingEngineType{};
 
-bool init_type(PyTypeObject* base) {
+void init_type(PyTypeObject* base) {
   if (ReportingEngineType.tp_dict != nullptr) {
-    return true;
+    return;
   }
-  torch_run_backward =
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(base), "run_backward");
-  if (torch_run_backward == nullptr) {
-    return false;
-  }
+  torch_run_backward.set(checked(PyObject_GetAttrString(
+      reinterpret_cast<PyObject*>(base), "run_backward")));
   PyTypeObject& type = ReportingEngineType;
   Py_SET_REFCNT(reinterpret_cast<PyObject*>(&type), 1);
   type.tp_name = base->tp_name;
   type.tp_flags = Py_TPFLAGS_DEFAULT;
   type.tp_base = base;
   type.tp_methods = engine_methods;
-  return PyType_Ready(&type) == 0;
+  check_status(PyType_Ready(&type));
 }
 
 } // namespace
 
-PyObject* make_reporting_engine(PyObject*, PyObject* engine) {
-  if (!init_type(Py_TYPE(engine))) {
-    return nullptr;
-  }
+PyObject* py_make_reporting_engine(PyObject*, PyObject* engine) {
+  HANDLE_TH_ERRORS
+  init_type(Py_TYPE(engine));
   if (!PyObject_TypeCheck(engine, ReportingEngineType.tp_base)) {
-    return PyErr_Format(
+    raise(
         PyExc_TypeError,
         "expected torch's engine, got %s",
         Py_TYPE(engine)->tp_name);
   }
   return PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&ReportingEngineType));
+  END_HANDLE_TH_ERRORS
 }
 
-PyObject* node_of_root(PyObject*, PyObject* tensor) {
+PyObject* py_node_of_root(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
   const at::Tensor root = THPVariable_Unpack(require_tensor(tensor));
   torch::autograd::Edge edge;
   {
-    // It takes locks of torch's.
+    // This takes locks of torch's.
     NoGil no_gil;
     edge = torch::autograd::impl::gradient_edge(root);
   }

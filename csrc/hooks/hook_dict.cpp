@@ -1,26 +1,26 @@
 #include <hooks/hook_dict.h>
 
 #include <compat.h>
+#include <python/call.h>
 #include <python/error.h>
 #include <python/gil.h>
+#include <python/tensor.h>
+#include <python/tuple.h>
 
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/python_strings.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
 
 namespace torch_ext {
 
 namespace {
 
 using torch::autograd::variable_list;
-
-/// By the type itself: what isinstance() says can be made up.
-bool is_tensor(PyObject* object) {
-  return PyObject_TypeCheck(
-             object, reinterpret_cast<PyTypeObject*>(THPVariableClass)) != 0;
-}
 
 std::string hook_name(PyObject* hook) {
   Ref name = Ref::steal(PyObject_GetAttrString(hook, "__name__"));
@@ -32,7 +32,7 @@ std::string hook_name(PyObject* hook) {
       : "<unknown>";
 }
 
-/// Throws where `result`, which `hook` returned, can't stand for the tensor
+/// Throws if `result`, which `hook` returned, can't take the place of the tensor
 /// `value`.
 void check_tensor(PyObject* value, PyObject* result, PyObject* hook) {
   if (result == Py_None) {
@@ -42,13 +42,13 @@ void check_tensor(PyObject* value, PyObject* result, PyObject* hook) {
     throw std::runtime_error(
         "can't replace a None gradient with a non-None value");
   }
-  if (!is_tensor(result)) {
+  if (!has_tensor_type(result)) {
     raise(
         PyExc_TypeError,
         "expected Variable, but hook returned '%s'",
         Py_TYPE(result)->tp_name);
   }
-  if (!is_tensor(value)) {
+  if (!has_tensor_type(value)) {
     // A hook before this one returned a subclass of tuple. torch takes that
     // for a tensor, and crashes.
     raise(
@@ -85,7 +85,7 @@ void check_tuple(PyObject* value, PyObject* result, PyObject* hook) {
 
 using HookList = c10::SmallVector<Ref, 4>;
 
-/// The hooks as they are now, kept alive: hooks add and remove hooks.
+/// The hooks as they are now, each held: hooks add and remove hooks.
 HookList hooks_of(PyObject* dict) {
   HookList hooks;
   compat::CriticalSection of_dict(dict);
@@ -101,16 +101,14 @@ HookList hooks_of(PyObject* dict) {
 } // namespace
 
 bool call_hooks(PyObject* dict, Ref& value, PyObject* context) {
-  const size_t argument_count = context == nullptr ? 1 : 2;
   bool replaced = false;
   for (const Ref& hook : hooks_of(dict)) {
-    // The free place in front is for the self of a bound method.
-    PyObject* arguments[] = {nullptr, value.get(), context};
-    Ref result = checked(PyObject_Vectorcall(
-        hook.get(),
-        arguments + 1,
-        argument_count | PY_VECTORCALL_ARGUMENTS_OFFSET,
-        nullptr));
+    CallArguments arguments;
+    arguments.add(value.get());
+    if (context != nullptr) {
+      arguments.add(context);
+    }
+    Ref result = arguments.call(hook.get());
     if (result.get() == Py_None || result.get() == value.get()) {
       continue;
     }
@@ -123,14 +121,9 @@ bool call_hooks(PyObject* dict, Ref& value, PyObject* context) {
 }
 
 Ref wrap_tensors(const variable_list& tensors) {
-  Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(tensors.size())));
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    PyTuple_SET_ITEM(
-        tuple.get(),
-        static_cast<Py_ssize_t>(i),
-        checked(THPVariable_Wrap(tensors[i])).release());
-  }
-  return tuple;
+  return tuple_of(tensors.size(), [&](size_t i) {
+    return checked(THPVariable_Wrap(tensors[i]));
+  });
 }
 
 variable_list unwrap_tensors(PyObject* tuple) {
@@ -154,10 +147,7 @@ void visit_hooks(
 }
 
 void release_dict(PyObject* dict) noexcept {
-  if (Py_IsInitialized()) {
-    Gil gil;
-    Py_DECREF(dict);
-  }
+  ThreadFreeRef owner(Ref::steal(dict));
 }
 
 } // namespace torch_ext

@@ -11,23 +11,37 @@
 
 namespace torch_ext {
 
-/// Calls each hook with `value`, and with `context` where that is not null.
-/// What a hook returns takes the place of `value`, unless it is None or `value`
-/// itself, and has to be like it. `value` is a tensor, None for an undefined
-/// one, or a tuple of such. Returns whether it was replaced. Needs the GIL.
+/// Calls each hook with `value`, and with `context` unless that is null. `value` is a
+/// tensor, None for an undefined one, or a tuple of such. What a hook returns takes
+/// its place and has to be like it, unless it is None. Returns whether that happened.
+/// Throws what a hook raises. Needs the GIL.
 bool call_hooks(PyObject* dict, Ref& value, PyObject* context = nullptr);
 
 /// A tuple of tensors, None where one is undefined, and back.
 Ref wrap_tensors(const torch::autograd::variable_list& tensors);
 torch::autograd::variable_list unwrap_tensors(PyObject* tuple);
 
-/// Shows each hook to compiled autograd, by way of `add`.
+/// Calls `add` with each hook, for compiled autograd.
 void visit_hooks(
     PyObject* dict,
     const std::function<void(c10::SafePyObject&&)>& add);
 
-/// Drops the reference that a hook object had. The thread may be any, and
-/// Python may be gone: then its objects are left where they are.
+/// Ends a hook object's ownership of `dict`. torch's headers declare the member as
+/// a plain pointer; the thread may be any, and Python may be gone.
 void release_dict(PyObject* dict) noexcept;
+
+/// Calls `visit(hook)` for each of a node's `hooks` that is a PyHook, one of the
+/// four classes, until that returns other than 0. Returns what it returned last.
+template <typename PyHook, typename Hooks, typename Visit>
+int each_python_hook(const Hooks& hooks, Visit&& visit) {
+  for (const auto& hook : hooks) {
+    if (auto* python_hook = dynamic_cast<PyHook*>(hook.get())) {
+      if (const int status = visit(*python_hook)) {
+        return status;
+      }
+    }
+  }
+  return 0;
+}
 
 } // namespace torch_ext

@@ -1,7 +1,8 @@
 // The functions behind torch_ext.hooks.
 #include <hooks/register.h>
 
-#include <torch/csrc/Exceptions.h>
+#include <compat.h>
+#include <python/error.h>
 
 namespace torch_ext {
 
@@ -9,24 +10,24 @@ namespace {
 
 PyObject* py_tensor_hooks(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
-  return tensor_hooks(tensor);
+  return tensor_hooks(tensor).release();
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* py_post_accumulate_grad_hooks(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
-  return post_accumulate_grad_hooks(tensor);
+  return post_accumulate_grad_hooks(tensor).release();
   END_HANDLE_TH_ERRORS
 }
 
-/// Registers by `add` the hook that a function was called with on the node.
-PyObject* add_to_node(
+/// add(node, hook), with the two arguments that Python has passed.
+Ref add_to_node(
     PyObject* arguments,
-    PyObject* (*add)(torch::autograd::Node&, PyObject*)) {
+    Ref (*add)(torch::autograd::Node&, PyObject*)) {
   PyObject* node = nullptr;
   PyObject* hook = nullptr;
   if (!PyArg_ParseTuple(arguments, "OO", &node, &hook)) {
-    return nullptr;
+    throw_python_error();
   }
   compat::CriticalSection of_node(node);
   return add(*node_of(node), hook);
@@ -34,13 +35,13 @@ PyObject* add_to_node(
 
 PyObject* py_register_prehook(PyObject*, PyObject* arguments) {
   HANDLE_TH_ERRORS
-  return add_to_node(arguments, register_prehook);
+  return add_to_node(arguments, register_prehook).release();
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* py_register_posthook(PyObject*, PyObject* arguments) {
   HANDLE_TH_ERRORS
-  return add_to_node(arguments, register_posthook);
+  return add_to_node(arguments, register_posthook).release();
   END_HANDLE_TH_ERRORS
 }
 

@@ -1,12 +1,15 @@
 #include <hooks/register.h>
 
+#include <hooks/hook_dict.h>
 #include <python/error.h>
 #include <python/tensor.h>
 
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
 #include <torch/csrc/autograd/python_hook.h>
-#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <memory>
 
 namespace torch_ext {
 
@@ -35,22 +38,17 @@ Ref new_dict() {
 
 template <typename PyHook, typename Hooks>
 bool has_python_hooks(const Hooks& hooks) {
-  for (const auto& hook : hooks) {
-    if (dynamic_cast<PyHook*>(hook.get()) != nullptr) {
-      return true;
-    }
-  }
-  return false;
+  return each_python_hook<PyHook>(hooks, [](const PyHook&) { return 1; }) != 0;
 }
 
 } // namespace
 
-PyObject* tensor_hooks(PyObject* object) {
+Ref tensor_hooks(PyObject* object) {
   compat::CriticalSection of_tensor(object);
   THPVariable* variable = differentiable_tensor(object);
   const at::Tensor& tensor = variable->cdata;
   if (variable->backward_hooks == nullptr) {
-    // grad_fn comes first: where the base of a view was changed in place it
+    // grad_fn comes first: if the base of a view was changed in place, reading it
     // makes a new node, which drops the hooks of the tensor.
     auto node = tensor.grad_fn();
     Ref hooks = new_dict();
@@ -63,10 +61,10 @@ PyObject* tensor_hooks(PyObject* object) {
     }
     variable->backward_hooks = hooks.release();
   }
-  return Py_NewRef(variable->backward_hooks);
+  return Ref::share(variable->backward_hooks);
 }
 
-PyObject* post_accumulate_grad_hooks(PyObject* object) {
+Ref post_accumulate_grad_hooks(PyObject* object) {
   compat::CriticalSection of_tensor(object);
   THPVariable* variable = differentiable_tensor(object);
   const at::Tensor& tensor = variable->cdata;
@@ -80,12 +78,12 @@ PyObject* post_accumulate_grad_hooks(PyObject* object) {
         std::make_unique<PyFunctionTensorPostAccGradHooks>(hooks.get()));
     variable->post_accumulate_grad_hooks = hooks.release();
   }
-  return Py_NewRef(variable->post_accumulate_grad_hooks);
+  return Ref::share(variable->post_accumulate_grad_hooks);
 }
 
 void add_tensor_hooks(Node& node, const at::Tensor& tensor, PyObject* hooks) {
-  // A hook may register one on another output of the node, while the engine
-  // goes through this vector: it should not have to move.
+  // A hook may register one on another output of the node while the engine
+  // iterates over this vector, so the vector may not have to grow then.
   auto& all = node.tensor_pre_hooks();
   if (all.size() == all.capacity()) {
     all.reserve(node.num_inputs());
@@ -94,23 +92,23 @@ void add_tensor_hooks(Node& node, const at::Tensor& tensor, PyObject* hooks) {
       std::make_unique<PyFunctionTensorPreHook>(hooks, tensor.output_nr()));
 }
 
-// torch registers into the dict of the first hook object that it finds, ours
-// too; so it is enough that there is one.
+// torch adds a hook to the dict of the first Python hook object of the node, ours
+// or its own. So all that is needed is that there is one of ours.
 
-PyObject* register_prehook(Node& node, PyObject* hook) {
+Ref register_prehook(Node& node, PyObject* hook) {
   if (!has_python_hooks<PyFunctionPreHook>(node.pre_hooks())) {
     node.add_pre_hook(
         std::make_unique<PyFunctionPreHook>(new_dict().get()));
   }
-  return torch::autograd::registerFunctionPreHook(node, hook);
+  return checked(torch::autograd::registerFunctionPreHook(node, hook));
 }
 
-PyObject* register_posthook(Node& node, PyObject* hook) {
+Ref register_posthook(Node& node, PyObject* hook) {
   if (!has_python_hooks<PyFunctionPostHook>(node.post_hooks())) {
     node.add_post_hook(
         std::make_unique<PyFunctionPostHook>(new_dict().get()));
   }
-  return torch::autograd::registerFunctionHook(node, hook);
+  return checked(torch::autograd::registerFunctionHook(node, hook));
 }
 
 compat::NodePtr node_of(PyObject* object) {

@@ -5,10 +5,17 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pythoncapi_compat.h>
 
+#include <new>
+#include <utility>
+
+// Which functions return null with an exception set, and which throw: slots of
+// types and py_* functions, which Python calls, do the first. All others return
+// a Ref, or nothing, and throw.
+
 namespace torch_ext {
 
 /// Throws, leaving the Python exception that is set where it is. Code that the
-/// engine calls must persist it before it lets go of the GIL (persisting()).
+/// engine calls must persist it before it releases the GIL (persisting()).
 [[noreturn]] inline void throw_python_error() {
   throw python_error();
 }
@@ -26,6 +33,23 @@ auto persisting(Body&& body) -> decltype(body()) {
   }
 }
 
+/// Runs the body of a slot that calls nothing of torch's: what it returns as a new
+/// reference, or null with the exception set. HANDLE_TH_ERRORS does the same for
+/// all other slots, at the cost of a buffer for torch's warnings.
+template <typename Body>
+PyObject* to_slot(Body&& body) noexcept {
+  try {
+    return body().release();
+  } catch (python_error& error) {
+    error.restore();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
 /// Owns the result of a CPython call that returns a new reference, or throws
 /// the exception that the call has set.
 inline Ref checked(PyObject* result) {
@@ -35,22 +59,22 @@ inline Ref checked(PyObject* result) {
   return Ref::steal(result);
 }
 
-/// The same for calls that answer -1 with an exception set.
+/// The same for calls that return -1 with an exception set.
 inline void check_status(int status) {
   if (status < 0) {
     throw_python_error();
   }
 }
 
-/// The item of a dict: null where there is none. Throws what comparing raises.
+/// The item of a dict; null if there is none. Throws what comparing keys raises.
 inline Ref find_item(PyObject* dict, PyObject* key) {
   PyObject* value = nullptr;
   check_status(PyDict_GetItemRef(dict, key, &value));
   return Ref::steal(value);
 }
 
-/// The tuple itself, or a tuple of the one object: what a function that may
-/// return several has returned.
+/// `object` if it is a tuple, and otherwise a tuple with `object` alone: the
+/// results of a function that may return one or several.
 inline Ref as_tuple(Ref object) {
   return PyTuple_Check(object.get()) ? std::move(object)
                                      : checked(PyTuple_Pack(1, object.get()));

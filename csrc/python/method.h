@@ -1,7 +1,7 @@
-// Entries of a PyMethodDef or PyGetSetDef.
+// Entries of a PyMethodDef.
 #pragma once
 
-#include <compat.h>
+#include <torch/csrc/python_headers.h>
 
 namespace torch_ext {
 
@@ -10,26 +10,5 @@ template <typename Function>
 PyCFunction as_method(Function function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
 }
-
-/// The function `call`, in the critical section of its first argument.
-template <auto function>
-struct Guarded;
-
-template <
-    typename Result,
-    typename... Rest,
-    Result (*function)(PyObject*, Rest...)>
-struct Guarded<function> {
-  static Result call(PyObject* self, Rest... rest) {
-    compat::CriticalSection of_self(self);
-    return function(self, rest...);
-  }
-};
-
-/// No function.
-template <>
-struct Guarded<nullptr> {
-  static constexpr std::nullptr_t call = nullptr;
-};
 
 } // namespace torch_ext

@@ -1,7 +1,7 @@
 // The attribute names that are looked up on every call, interned once.
 #pragma once
 
-#include <torch/csrc/python_headers.h>
+#include <python/immortal.h>
 
 namespace torch_ext {
 
@@ -14,6 +14,7 @@ namespace torch_ext {
   X(clear_saved_tensors_on_access)      \
   X(forward)                            \
   X(is_traceable)                       \
+  X(name)                               \
   X(opaque_objects)                     \
   X(proxy_call_backward)                \
   X(setup_context)                      \
@@ -25,22 +26,23 @@ namespace torch_ext {
   X(_compiled_autograd_key)             \
   X(_forward_cls)                       \
   X(_get_user_fn)                       \
+  X(_torch_ext_ctx_type)                \
   X(__code__)                           \
   X(__module__)                         \
   X(__qualname__)                       \
   X(__signature__)                      \
   X(__wrapped__)
 
-/// Interned strings, immortal from init_names() on.
+/// Interned strings, there from init_names() on.
 struct Names {
-#define TORCH_EXT_DECLARE(name) PyObject* name = nullptr;
+#define TORCH_EXT_DECLARE(name) Immortal name;
   TORCH_EXT_NAMES(TORCH_EXT_DECLARE)
 #undef TORCH_EXT_DECLARE
 };
 
 extern Names names;
 
-/// Fills `names`. False with an exception set where that fails.
-bool init_names();
+/// Once, at import: interns them. Throws where there is no memory.
+void init_names();
 
 } // namespace torch_ext

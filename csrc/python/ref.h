@@ -6,7 +6,7 @@
 
 namespace torch_ext {
 
-/// Owns one reference. Every member that may drop it needs the GIL.
+/// Owns one reference, or is null. Every member that may drop it needs the GIL.
 class Ref {
  public:
   Ref() = default;
@@ -34,6 +34,9 @@ class Ref {
 
   PyObject* get() const {
     return object_;
+  }
+  PyTypeObject* as_type() const {
+    return reinterpret_cast<PyTypeObject*>(object_);
   }
   PyObject* release() {
     return std::exchange(object_, nullptr);

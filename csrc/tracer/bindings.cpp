@@ -2,12 +2,15 @@
 
 #include <python/error.h>
 #include <python/method.h>
+#include <python/tensor.h>
 #include <tracer/trace_arguments.h>
 
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/python/pybind.h>
 #include <torch/csrc/jit/python/python_tracer.h>
+
+#include <memory>
+#include <utility>
 
 namespace torch_ext {
 
@@ -15,15 +18,15 @@ namespace {
 
 namespace tracer = torch::jit::tracer;
 
-/// (graph, [output, ...])
-PyObject* graph_and_outputs(
+/// (graph, [output, ...]), a new reference. Throws.
+PyObject* to_python(
     const std::pair<std::shared_ptr<torch::jit::Graph>, torch::jit::Stack>&
-        result) {
+        graph_and_outputs) {
   py::list outputs;
-  for (const c10::IValue& value : result.second) {
+  for (const c10::IValue& value : graph_and_outputs.second) {
     outputs.append(torch::jit::toPyObject(value));
   }
-  return py::make_tuple(result.first, outputs).release().ptr();
+  return py::make_tuple(graph_and_outputs.first, outputs).release().ptr();
 }
 
 PyDoc_STRVAR(
@@ -53,36 +56,13 @@ PyDoc_STRVAR(
     "    RuntimeError: ``func`` returned None, or an input or the result is\n"
     "        nothing that can be traced.");
 
-PyObject* create_graph_by_tracing(
+PyObject* py_create_graph_by_tracing(
     PyObject*,
     PyObject* arguments,
     PyObject* keywords) {
   HANDLE_TH_ERRORS
-  static const char* names[] = {
-      "func",
-      "inputs",
-      "var_name_lookup_fn",
-      "strict",
-      "force_outplace",
-      "self",
-      "argument_names",
-      nullptr};
-  TraceArguments a{"create_graph_by_tracing"};
-  if (!PyArg_ParseTupleAndKeywords(
-          arguments,
-          keywords,
-          "OO|OppOO:create_graph_by_tracing",
-          const_cast<char**>(names),
-          &a.func,
-          &a.inputs,
-          &a.var_name_lookup_fn,
-          &a.strict,
-          &a.force_outplace,
-          &a.self,
-          &a.argument_names)) {
-    return nullptr;
-  }
-  return graph_and_outputs(tracer::createGraphByTracing(
+  const TraceArguments a(/*by_name=*/false, arguments, keywords);
+  return to_python(tracer::createGraphByTracing(
       a.traced(),
       a.stack(),
       a.variable_name(),
@@ -112,38 +92,13 @@ PyDoc_STRVAR(
     "\n"
     "Everything else is as for :func:`create_graph_by_tracing`.");
 
-PyObject* create_graph_by_tracing_with_dict(
+PyObject* py_create_graph_by_tracing_with_dict(
     PyObject*,
     PyObject* arguments,
     PyObject* keywords) {
   HANDLE_TH_ERRORS
-  static const char* names[] = {
-      "func",
-      "inputs_dict",
-      "inputs",
-      "var_name_lookup_fn",
-      "strict",
-      "force_outplace",
-      "self",
-      "argument_names",
-      nullptr};
-  TraceArguments a{"create_graph_by_tracing_with_dict"};
-  if (!PyArg_ParseTupleAndKeywords(
-          arguments,
-          keywords,
-          "OO|OOppOO:create_graph_by_tracing_with_dict",
-          const_cast<char**>(names),
-          &a.func,
-          &a.inputs_dict,
-          &a.inputs,
-          &a.var_name_lookup_fn,
-          &a.strict,
-          &a.force_outplace,
-          &a.self,
-          &a.argument_names)) {
-    return nullptr;
-  }
-  return graph_and_outputs(tracer::createGraphByTracingWithDict(
+  const TraceArguments a(/*by_name=*/true, arguments, keywords);
+  return to_python(tracer::createGraphByTracingWithDict(
       a.traced(),
       a.named_inputs(),
       a.stack(),
@@ -163,7 +118,7 @@ PyDoc_STRVAR(
     "The state's ``graph()`` is the graph so far; ``push_scope(name)``,\n"
     "``pop_scope()`` and ``current_scope()`` group the nodes that come.");
 
-PyObject* get_tracing_state(PyObject*, PyObject*) {
+PyObject* py_get_tracing_state(PyObject*, PyObject*) {
   HANDLE_TH_ERRORS
   return py::cast(tracer::getTracingState()).release().ptr();
   END_HANDLE_TH_ERRORS
@@ -177,7 +132,7 @@ PyDoc_STRVAR(
     "Raises:\n"
     "    TypeError: ``state`` is something else.");
 
-PyObject* set_tracing_state(PyObject*, PyObject* state) {
+PyObject* py_set_tracing_state(PyObject*, PyObject* state) {
   HANDLE_TH_ERRORS
   const py::handle object(state);
   if (!object.is_none() && !py::isinstance<tracer::TracingState>(object)) {
@@ -194,9 +149,9 @@ PyObject* set_tracing_state(PyObject*, PyObject* state) {
   END_HANDLE_TH_ERRORS
 }
 
-/// The tensor whose value `function` is asked for, in a trace. Throws.
+/// The tensor that `function` is asked about, during a trace. Throws otherwise.
 const at::Tensor& traced_tensor(const char* function, PyObject* object) {
-  if (!THPVariable_Check(object)) {
+  if (!has_tensor_type(object)) {
     raise(
         PyExc_TypeError,
         "%s: expected a Tensor, got %s.",
@@ -224,7 +179,7 @@ PyDoc_STRVAR(
     "    RuntimeError: nothing is being traced, or the tensor is from outside and\n"
     "        requires grad.");
 
-PyObject* get_value_trace(PyObject*, PyObject* tensor) {
+PyObject* py_get_value_trace(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
   return py::cast(
              tracer::getValueTrace(traced_tensor("get_value_trace", tensor)),
@@ -243,7 +198,7 @@ PyDoc_STRVAR(
     "    TypeError: ``var`` is no tensor, or ``value`` no value of a graph.\n"
     "    RuntimeError: nothing is being traced, or the value's graph is gone.");
 
-PyObject* set_value_trace(PyObject*, PyObject* arguments) {
+PyObject* py_set_value_trace(PyObject*, PyObject* arguments) {
   HANDLE_TH_ERRORS
   PyObject *tensor = nullptr, *value = nullptr;
   if (!PyArg_ParseTuple(arguments, "OO:set_value_trace", &tensor, &value)) {
@@ -268,7 +223,7 @@ PyDoc_STRVAR(
     "Where the caller is, as a SourceRange: the line of its innermost Python\n"
     "frame, and the whole stack as the text.");
 
-PyObject* source_range(PyObject*, PyObject*) {
+PyObject* py_source_range(PyObject*, PyObject*) {
   HANDLE_TH_ERRORS
   return py::cast(tracer::getPythonInterpreterSourceRange()).release().ptr();
   END_HANDLE_TH_ERRORS
@@ -276,40 +231,37 @@ PyObject* source_range(PyObject*, PyObject*) {
 
 PyMethodDef tracer_methods[] = {
     {"create_graph_by_tracing",
-     as_method(create_graph_by_tracing),
+     as_method(py_create_graph_by_tracing),
      METH_VARARGS | METH_KEYWORDS,
      create_graph_doc},
     {"create_graph_by_tracing_with_dict",
-     as_method(create_graph_by_tracing_with_dict),
+     as_method(py_create_graph_by_tracing_with_dict),
      METH_VARARGS | METH_KEYWORDS,
      create_graph_with_dict_doc},
     {"get_tracing_state",
-     get_tracing_state,
+     py_get_tracing_state,
      METH_NOARGS,
      get_tracing_state_doc},
-    {"set_tracing_state", set_tracing_state, METH_O, set_tracing_state_doc},
-    {"get_value_trace", get_value_trace, METH_O, get_value_trace_doc},
-    {"set_value_trace", set_value_trace, METH_VARARGS, set_value_trace_doc},
-    {"source_range", source_range, METH_NOARGS, source_range_doc},
+    {"set_tracing_state", py_set_tracing_state, METH_O, set_tracing_state_doc},
+    {"get_value_trace", py_get_value_trace, METH_O, get_value_trace_doc},
+    {"set_value_trace", py_set_value_trace, METH_VARARGS, set_value_trace_doc},
+    {"source_range", py_source_range, METH_NOARGS, source_range_doc},
     {nullptr, nullptr, 0, nullptr}};
 
 } // namespace
 
-bool add_tracer_methods(PyObject* module) {
-  HANDLE_TH_ERRORS
+void add_tracer_methods(PyObject* module) {
   tracer::initPythonTracerBindings(module);
-  return true;
-  END_HANDLE_TH_ERRORS_RET(false)
 }
 
 } // namespace torch_ext
 
 namespace torch::jit::tracer {
 
-/// Adds the functions of torch_ext.tracer. Not the type of the tracing state,
-/// which torch has registered with pybind11, nor the callbacks that give torch's
-/// own nodes their source: those belong to the process, and there is no reading
-/// them so as to put them back.
+/// Adds the functions of torch_ext.tracer, and does nothing else that torch's own
+/// does: the type of the tracing state is registered with pybind11 already, and the
+/// callbacks that give torch's own nodes their source can't be read, so nobody could
+/// put them back.
 void initPythonTracerBindings(PyObject* module) {
   torch_ext::check_status(
       PyModule_AddFunctions(module, torch_ext::tracer_methods));

@@ -5,7 +5,7 @@
 
 namespace torch_ext {
 
-/// Adds the tracer's functions to `module`. False with an exception set.
-bool add_tracer_methods(PyObject* module);
+/// Adds the tracer's functions to `module`. Throws.
+void add_tracer_methods(PyObject* module);
 
 } // namespace torch_ext

@@ -7,35 +7,27 @@
 #include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/csrc/jit/python/python_tracer.h>
 
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
 namespace torch_ext {
 
 namespace {
 
 using torch::jit::Stack;
 
-/// A Python callable in a std::function, which may end on any thread.
-struct SharedCallable {
-  PyObject* object;
-
-  explicit SharedCallable(py::handle callable)
-      : object(Py_NewRef(callable.ptr())) {}
-  ~SharedCallable() {
-    if (Py_IsInitialized() != 0) {
-      Gil gil;
-      Py_DECREF(object);
-    }
-  }
-  SharedCallable(const SharedCallable&) = delete;
-  SharedCallable& operator=(const SharedCallable&) = delete;
-};
-
-/// What tells the tracer the name of a variable; without one, all are unnamed.
+/// The function by which the tracer names variables: `lookup`, which may die with
+/// the tracer's state on any thread.
 std::function<std::string(const at::Tensor&)> variable_names(
     const py::function& lookup) {
-  auto callable = std::make_shared<SharedCallable>(lookup);
+  auto callable =
+      std::make_shared<ThreadFreeRef>(Ref::share(lookup.ptr()));
   return [callable](const at::Tensor& tensor) {
     Gil gil;
-    return py::handle(callable->object)(tensor).cast<std::string>();
+    return py::handle(callable->get())(tensor).cast<std::string>();
   };
 }
 

@@ -3,6 +3,10 @@
 #include <python/error.h>
 
 #include <algorithm>
+#include <iterator>
+#include <memory>
+#include <stdexcept>
+#include <unordered_map>
 
 namespace torch_ext {
 
@@ -14,8 +18,8 @@ using torch::jit::Value;
 
 using ValueMap = std::unordered_map<Value*, Value*>;
 
-/// What forward took from outside itself, other than its inputs, has no place in
-/// its graph. torch fails here with these words, by the map's own check.
+/// Throws for a value that forward took from outside its inputs: forward's graph has
+/// no place for it. torch fails here in these words, those of the map's own check.
 Value* mapped(const ValueMap& map, Value* value) {
   const auto found = map.find(value);
   if (found == map.end()) {
@@ -43,7 +47,7 @@ void append_subgraph(
     const std::vector<Value*>& outputs) {
   auto subgraph =
       std::make_shared<Graph>(node->owningGraph()->current_scope());
-  // Shared with the node from the start: an error below leaves it what there is.
+  // The node has it from the start, so that after an error below it has a part.
   node->g_(torch::jit::attr::Subgraph, subgraph);
   ValueMap map;
   for (Value* input : node->inputs()) {

@@ -1,19 +1,19 @@
-// What a traced Function's forward did, kept for ONNX.
+// The nodes that a traced Function's forward recorded, kept for ONNX.
 #pragma once
 
 #include <torch/csrc/jit/ir/ir.h>
 
 namespace torch_ext {
 
-/// Whether torch.onnx wants it: GLOBALS.autograd_inlining, on by default.
-/// torch asks torch.onnx.is_in_onnx_export too, but not by calling it, and a
-/// function is true: so graphs have subgraphs outside an export as well.
+/// Whether torch.onnx wants them: GLOBALS.autograd_inlining, on by default. torch
+/// also tests torch.onnx.is_in_onnx_export, but without calling it, and a function
+/// is always true. So graphs have subgraphs outside an export as well.
 bool autograd_inlining();
 
-/// Copies the nodes after `giver`, which forward recorded, into a graph that
-/// becomes the attribute Subgraph of `node`, with inputs like the node's.
-/// `giver` is `node`, or the node that unpacks its tuple. Those of `outputs`
-/// that the nodes give become the graph's outputs.
+/// Copies the nodes after `giver`, which are those that forward recorded, into a
+/// graph that becomes the attribute Subgraph of `node` and has the same inputs.
+/// `giver` is `node`, or the node that unpacks its tuple. The graph's outputs are
+/// those of `outputs` that the copied nodes make.
 void append_subgraph(
     torch::jit::Node* node,
     torch::jit::Node* giver,

@@ -5,23 +5,25 @@
 
 #include <torch/csrc/utils/python_strings.h>
 
+#include <optional>
+#include <string>
+#include <utility>
+
 namespace torch_ext {
 
 namespace {
 
-/// A ConcretePythonOp that may end on any thread: graphs are freed where the
-/// last module that uses them is, with or without the GIL. The layout is
-/// torch's, which casts by the node's kind.
+/// A ConcretePythonOp that may be destroyed on any thread, with or without the GIL:
+/// a graph dies with the last module that uses it. It has no members of its own,
+/// since torch casts nodes by their kind.
 struct RecordedPythonOp final : torch::jit::ConcretePythonOp {
   using ConcretePythonOp::ConcretePythonOp;
 
   ~RecordedPythonOp() override {
-    if (Py_IsInitialized() == 0) {
-      return; // the base knows, and drops nothing
-    }
-    Gil gil;
-    pyobj = THPObjectPtr();
-    scalar_args.clear();
+    if (const GilIfPythonLives gil; gil) {
+      pyobj = THPObjectPtr();
+      scalar_args.clear();
+    } // otherwise THPObjectPtr drops nothing
   }
 
   torch::jit::Node* allocNewInstance(torch::jit::Graph* graph) override {
@@ -35,8 +37,7 @@ std::string text_of_object(PyObject* object) {
   return THPUtils_unpackString(text.get());
 }
 
-/// The text of a scalar argument. That of a tuple's items is their str, not
-/// their repr.
+/// The text of a scalar argument: str(), also of the items of a tuple.
 std::string scalar_text(PyObject* scalar) {
   if (!PyTuple_Check(scalar)) {
     return text_of_object(scalar);
@@ -50,7 +51,7 @@ std::string scalar_text(PyObject* scalar) {
   return text + (size == 1 ? ",)" : ")");
 }
 
-/// An attribute; empty where there is none or its lookup fails.
+/// An attribute; null if there is none or the lookup raises.
 Ref attribute_or_nothing(PyObject* object, const char* name) {
   Ref value = Ref::steal(PyObject_GetAttrString(object, name));
   PyErr_Clear();

@@ -3,12 +3,16 @@
 #include <compat.h>
 #include <python/error.h>
 #include <python/names.h>
+#include <python/tensor.h>
 #include <tracer/inline_subgraph.h>
 #include <tracer/python_op.h>
 
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/python/python_tracer.h>
+
+#include <optional>
+#include <string>
+#include <utility>
 
 namespace torch_ext {
 
@@ -17,23 +21,23 @@ namespace {
 using torch::jit::Node;
 using torch::jit::Value;
 
-/// The module that the class was defined in, where its own dict names it.
+/// The module that the class was defined in, if its own dict names it.
 std::optional<std::string> module_of(PyTypeObject* cls) {
-  Ref dict = checked(compat::type_dict(cls));
+  Ref dict = compat::type_dict(cls);
   Ref module = find_item(dict.get(), names.__module__);
   if (!module) {
     return std::nullopt;
   }
   const char* text = PyUnicode_AsUTF8(module.get());
   if (text == nullptr) {
-    PyErr_Clear(); // not a str, or not to be encoded: the node does without
+    PyErr_Clear(); // no str, or none that UTF-8 can encode: the node does without
     return std::nullopt;
   }
   return text;
 }
 
-/// Gives the node one output for a tuple of `size`, and that to a node that
-/// unpacks it, which is returned.
+/// Gives the node one output, a tuple of `size`, and adds a node after it that
+/// unpacks the tuple. Returns that one.
 Node* add_tuple_output(Node* node, size_t size) {
   // The items' types are added once they are known: set_item_types().
   std::vector<at::TypePtr> items(size, at::TensorType::get());
@@ -52,7 +56,7 @@ void set_item_types(Node* node, const Node* unpacked) {
 }
 
 /// Makes `values` the traced values of the tensors among `outputs`. Returns the
-/// values that they had until then, from inside forward.
+/// values that these had before, from inside forward.
 std::vector<Value*> rebind_outputs(
     PyObject* outputs,
     at::ArrayRef<Value*> values) {
@@ -61,7 +65,7 @@ std::vector<Value*> rebind_outputs(
   for (size_t i = 0; i < values.size(); ++i) {
     PyObject* output =
         PyTuple_GET_ITEM(outputs, static_cast<Py_ssize_t>(i));
-    if (!THPVariable_Check(output)) {
+    if (!is_real_tensor(output)) {
       continue;
     }
     const at::Tensor& tensor = THPVariable_Unpack(output);
@@ -82,29 +86,28 @@ bool Recording::active() const {
 
 Recording record_call(
     PyObject* cls,
-    const Arguments& arguments,
+    c10::ArrayRef<PyObject*> arguments,
     const std::vector<bool>& is_tensor,
-    const Inputs& inputs) {
+    c10::ArrayRef<const at::Tensor*> tensors) {
   Recording recording;
   recording.state = torch::jit::tracer::getTracingState();
   recording.graph = recording.state->graph;
 
   std::string kinds;
   pyobj_list scalars;
-  for (Py_ssize_t i = 0; i < arguments.size(); ++i) {
-    const bool tensor = is_tensor[static_cast<size_t>(i)];
-    kinds.push_back(tensor ? 'd' : 'c');
-    if (!tensor) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    kinds.push_back(is_tensor[i] ? 'd' : 'c');
+    if (!is_tensor[i]) {
       scalars.emplace_back(Py_NewRef(arguments[i]));
     }
   }
-  std::vector<at::Tensor> tensors;
-  tensors.reserve(inputs.tensors.size());
-  for (const at::Tensor* tensor : inputs.tensors) {
-    tensors.push_back(*tensor);
+  std::vector<at::Tensor> inputs;
+  inputs.reserve(tensors.size());
+  for (const at::Tensor* tensor : tensors) {
+    inputs.push_back(*tensor);
   }
   recording.node = torch::jit::tracer::preRecordPythonTrace(
-      THPObjectPtr(Py_NewRef(cls)), kinds, tensors, std::move(scalars));
+      THPObjectPtr(Py_NewRef(cls)), kinds, inputs, std::move(scalars));
   return recording;
 }
 

@@ -1,36 +1,44 @@
 // A custom Function's call in the graph that torch.jit.trace records.
 #pragma once
 
-#include <function/inputs.h>
+#include <python/ref.h>
 
+#include <c10/util/ArrayRef.h>
 #include <torch/csrc/jit/frontend/tracer.h>
+
+#include <memory>
+#include <vector>
 
 namespace torch_ext {
 
-/// A call that the tracer sees: its node, and what keeps that alive whatever
+/// Whether torch.jit.trace is recording on this thread.
+inline bool tracing() {
+  return torch::jit::tracer::isTracing();
+}
+
+/// A call that the tracer sees: its node, and what keeps the node alive whatever
 /// forward does to the tracer.
 struct Recording {
   std::shared_ptr<torch::jit::tracer::TracingState> state;
   std::shared_ptr<torch::jit::Graph> graph;
   torch::jit::Node* node = nullptr;
 
-  /// Whether the tracer still records the call: forward may have ended the
-  /// trace.
+  /// Whether the trace goes on: forward may have ended it.
   bool active() const;
 };
 
-/// Puts a node for the call of `cls` on `arguments` into the graph. `is_tensor`
-/// tells for each argument whether it is among `tensors`. Call it just before
-/// forward, with the tracer at work. Throws.
+/// Adds a node to the graph for the call of `cls` on `arguments`. `is_tensor` tells
+/// of each argument whether it is a tensor, and `tensors` are those. Call it just
+/// before forward, while tracing(). Throws.
 Recording record_call(
     PyObject* cls,
-    const Arguments& arguments,
+    c10::ArrayRef<PyObject*> arguments,
     const std::vector<bool>& is_tensor,
-    const Inputs& inputs);
+    c10::ArrayRef<const at::Tensor*> tensors);
 
-/// Completes the node once forward has run and `outputs`, a tuple, are part of
-/// the autograd graph: they become the node's outputs, in place of whatever
-/// nodes forward recorded. `single` says that forward returned no tuple,
+/// Completes the node once forward has run and `outputs`, a tuple, are part of the
+/// autograd graph: they become the node's outputs, which the nodes that forward
+/// recorded had made until then. `single` says that forward returned no tuple,
 /// `in_place` that it marked an input as dirty. Throws.
 void record_outputs(
     const Recording& recording,

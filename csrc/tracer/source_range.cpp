@@ -5,6 +5,12 @@
 
 #include <torch/csrc/jit/python/python_tracer.h>
 
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
 namespace torch_ext {
 
 namespace {
@@ -16,7 +22,7 @@ struct Place {
   size_t line;
 };
 
-/// The text of a str. What UTF-8 has no place for is escaped.
+/// The text of a str, with escapes for what UTF-8 can't encode.
 std::string text_of(PyObject* string) {
   Ref bytes = checked(
       PyUnicode_AsEncodedString(string, "utf-8", "backslashreplace"));
@@ -27,11 +33,10 @@ std::string text_of(PyObject* string) {
 
 /// The frames of this thread, innermost first.
 std::vector<Place> python_stack() {
-  // The references first: text_of() may throw, for_each_frame() must not.
+  // First the code objects, since text_of() may run Python code.
   std::vector<std::pair<Ref, int>> frames;
-  compat::for_each_frame([&](PyCodeObject* code, int instruction) {
-    frames.emplace_back(
-        Ref::steal(reinterpret_cast<PyObject*>(code)), instruction);
+  compat::for_each_frame([&](Ref code, int instruction) {
+    frames.emplace_back(std::move(code), instruction);
   });
   std::vector<Place> stack;
   stack.reserve(frames.size());
@@ -45,7 +50,7 @@ std::vector<Place> python_stack() {
   return stack;
 }
 
-/// The range that spans the whole stack, and is printed as its first line.
+/// A range that spans the text of the whole stack. It prints as the first line.
 torch::jit::SourceRange range_of(const std::vector<Place>& stack) {
   std::string text;
   for (const Place& place : stack) {

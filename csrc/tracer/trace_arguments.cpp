@@ -2,9 +2,9 @@
 
 #include <compat.h>
 #include <python/error.h>
+#include <python/tensor.h>
 #include <tracer/infer.h>
 
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/python/module_python.h>
 
 namespace torch_ext {
@@ -16,6 +16,49 @@ const char* type_name(PyObject* object) {
 }
 
 } // namespace
+
+TraceArguments::TraceArguments(
+    bool by_name,
+    PyObject* arguments,
+    PyObject* keywords)
+    : function_name(
+          by_name ? "create_graph_by_tracing_with_dict"
+                  : "create_graph_by_tracing") {
+  const auto parse =
+      [&](const char* format, const char** names, auto*... first) {
+        if (!PyArg_ParseTupleAndKeywords(
+                arguments,
+                keywords,
+                format,
+                const_cast<char**>(names),
+                &func,
+                first...,
+                &inputs,
+                &var_name_lookup_fn,
+                &strict,
+                &force_outplace,
+                &self,
+                &argument_names)) {
+          throw_python_error();
+        }
+      };
+  // The names without inputs_dict begin at the second one.
+  const char* names[] = {
+      "func",
+      by_name ? "inputs_dict" : "func",
+      "inputs",
+      "var_name_lookup_fn",
+      "strict",
+      "force_outplace",
+      "self",
+      "argument_names",
+      nullptr};
+  if (by_name) {
+    parse("OO|OOppOO:create_graph_by_tracing_with_dict", names, &inputs_dict);
+  } else {
+    parse("OO|OppOO:create_graph_by_tracing", names + 1);
+  }
+}
 
 py::function TraceArguments::callable(const char* name, PyObject* object)
     const {
@@ -36,7 +79,7 @@ py::tuple TraceArguments::sequence(
     PyObject* object) const {
   if (PySequence_Check(object) == 0 || PyUnicode_Check(object) ||
       PyBytes_Check(object) || PyDict_Check(object) ||
-      THPVariable_Check(object)) {
+      has_tensor_type(object)) {
     raise(
         PyExc_TypeError,
         "%s: %s must be a sequence of %s, got %s.",

@@ -6,13 +6,20 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <string>
+#include <vector>
+
 namespace torch_ext {
 
-/// What both ways of tracing take; borrowed from the caller but for the tuples.
+/// What both functions that trace take, borrowed from the caller.
 struct TraceArguments {
+  /// Reads the arguments of create_graph_by_tracing, or of
+  /// create_graph_by_tracing_with_dict if `by_name`. Throws TypeError.
+  TraceArguments(bool by_name, PyObject* arguments, PyObject* keywords);
+
   const char* function_name; // for error messages
   PyObject* func = nullptr;
-  PyObject* inputs_dict = nullptr; // only where the inputs come by name
+  PyObject* inputs_dict = nullptr; // only if the inputs come by name
   PyObject* inputs = nullptr;
   PyObject* var_name_lookup_fn = Py_None;
   int strict = 1;
@@ -20,13 +27,13 @@ struct TraceArguments {
   PyObject* self = Py_None;
   PyObject* argument_names = nullptr;
 
-  /// Throw TypeError, which names the function and the argument, where one is
-  /// of the wrong type.
+  /// Throw TypeError, which names the function and the argument, if that is of the
+  /// wrong type.
   py::function traced() const;
   py::dict named_inputs() const;
   torch::jit::Stack stack() const;
   py::function variable_name() const;
-  /// The module behind a ScriptModule, which `self` keeps alive; null without.
+  /// The module behind `self`, a ScriptModule, which keeps it alive; null for None.
   torch::jit::Module* module() const;
   std::vector<std::string> names() const;
 

@@ -1,10 +1,11 @@
 // PyNode as compiled autograd sees it: what makes two nodes the same, and the
 // backward that is recorded in place of being run.
-#include <function/saved.h>
-#include <function/state.h>
+#include <function/ctx/ctx.h>
+#include <function/ctx/saved.h>
 #include <python/error.h>
 #include <python/gil.h>
 #include <python/names.h>
+#include <python/tuple.h>
 
 #include <torch/csrc/Device.h>
 #include <torch/csrc/DynamicTypes.h>
@@ -22,8 +23,9 @@ using torch_ext::checked;
 using torch_ext::Gil;
 using torch_ext::names;
 using torch_ext::Ref;
-using torch_ext::State;
+using torch_ext::Ctx;
 using torch_ext::throw_python_error;
+using torch_ext::tuple_of;
 
 Ref to_size(const std::vector<c10::SymInt>& sizes) {
   Ref size = checked(THPSizeType.tp_alloc(
@@ -51,15 +53,12 @@ Ref input_metadata_tuple(const VariableInfo& info) {
 /// For each argument of forward its metadata, None where it is no tensor.
 Ref input_metadata_tuples(const THPFunction& function) {
   const auto& is_tensor = function.is_variable_input;
-  Ref tuples = checked(PyTuple_New(static_cast<Py_ssize_t>(is_tensor.size())));
   size_t next_tensor = 0;
-  for (size_t i = 0; i < is_tensor.size(); ++i) {
-    Ref item = is_tensor[i]
+  return tuple_of(is_tensor.size(), [&](size_t i) {
+    return is_tensor[i]
         ? input_metadata_tuple(function.input_info.at(next_tensor++))
         : Ref::share(Py_None);
-    PyTuple_SET_ITEM(tuples.get(), static_cast<Py_ssize_t>(i), item.release());
-  }
-  return tuples;
+  });
 }
 
 Ref to_list(const std::vector<size_t>& numbers) {
@@ -73,7 +72,7 @@ Ref to_list(const std::vector<size_t>& numbers) {
   return list;
 }
 
-/// ctx.opaque_objects, where ctx has such a sequence.
+/// The items of ctx.opaque_objects; none if ctx has no such sequence.
 std::vector<c10::SafePyObject> opaque_objects(PyObject* ctx) {
   std::vector<c10::SafePyObject> objects;
   Ref sequence = Ref::steal(PyObject_GetAttr(ctx, names.opaque_objects));
@@ -132,12 +131,12 @@ bool PyNode::is_aot_backward() const {
 void PyNode::compiled_args(CompiledNodeArgs& args) const {
   Gil gil;
   torch_ext::persisting([&] {
-    State& state = *torch_ext::state_of(*this);
-    torch_ext::compat::CriticalSection of_ctx(state.object());
-    THPFunction& function = state.base;
+    Ctx& ctx = *torch_ext::ctx_of(*this);
+    torch_ext::compat::CriticalSection of_ctx(ctx.object());
+    THPFunction& function = ctx.base;
     size_t key_size = 0;
     args.collect_size(read_key(
-        state.object(), key_size, function.compiled_autograd_symints));
+        ctx.object(), key_size, function.compiled_autograd_symints));
     args.collect_size(key_size);
 
     // The sizes that AOTAutograd saves are all dynamic.
@@ -146,13 +145,13 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
     args.collect(function.compiled_autograd_symints);
     args.set_default_dyn_type(prior);
 
-    args.collect(state.saved_variables(), /*is_output=*/true);
+    args.collect(ctx.saved_variables(), /*is_output=*/true);
     args.collect(function.materialize_grads);
     args.collect(function.is_variable_input);
-    args.collect(function.needs_input_grad != nullptr || state.input_count >= 0);
+    args.collect(function.needs_input_grad != nullptr || ctx.input_count >= 0);
     args.collect(function.materialize_non_diff_grads);
-    args.collect(state.output_infos());
-    args.collect(state.input_infos());
+    args.collect(ctx.output_infos());
+    args.collect(ctx.input_infos());
 
     std::optional<c10::SafePyObject> backward_state;
     PyObject* object = function.compiled_autograd_backward_state;
@@ -162,19 +161,19 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
     }
     args.collect_pynode_objs(
         this,
-        c10::SafePyObject(Py_NewRef(state.object()), getPyInterpreter()),
+        c10::SafePyObject(Py_NewRef(ctx.object()), getPyInterpreter()),
         std::move(backward_state),
-        opaque_objects(state.object()));
+        opaque_objects(ctx.object()));
   });
 }
 
 variable_list PyNode::apply_with_saved(
     const variable_list& inputs,
     SwapSavedVariables& saved) {
-  State& state = *torch_ext::state_of(*this);
-  THPFunction& function = state.base;
+  Ctx& ctx = *torch_ext::ctx_of(*this);
+  THPFunction& function = ctx.base;
   // Complete since compiled_args(), which saw what is swapped here.
-  TORCH_INTERNAL_ASSERT(!state.has_packed_infos());
+  TORCH_INTERNAL_ASSERT(!ctx.has_packed_infos());
   saved.before(function.compiled_autograd_symints);
   saved.before(function.saved_variables);
   saved.before(function.materialize_non_diff_grads);
@@ -195,18 +194,18 @@ variable_list PyNode::apply_with_saved_impl(
   Gil gil;
   at::OptionalDeviceGuard device;
   return torch_ext::persisting([&] {
-    State& state = *torch_ext::state_of(*this);
-    torch_ext::compat::CriticalSection of_ctx(state.object());
+    Ctx& ctx = *torch_ext::ctx_of(*this);
+    torch_ext::compat::CriticalSection of_ctx(ctx.object());
     Ref gradients = checked(to_py_args(inputs, &device));
-    Ref metadata = input_metadata_tuples(state.base);
-    Ref tensors = torch_ext::unpack_saved(state);
+    Ref metadata = input_metadata_tuples(ctx.base);
+    Ref tensors = torch_ext::unpack_saved(ctx);
     const auto [backward_index, state_index, opaque_indices] =
         saved.retrieve_pynode_objs(this);
     Ref backward = checked(PyLong_FromSize_t(backward_index));
     Ref backward_state = Ref::share(Py_None);
     if (state_index.has_value()) {
       backward_state = checked(PyLong_FromSize_t(*state_index));
-      Py_CLEAR(state.base.compiled_autograd_backward_state);
+      Py_CLEAR(ctx.base.compiled_autograd_backward_state);
     }
     Ref opaque = to_list(opaque_indices);
     Ref result = torch_ext::as_tuple(checked(PyObject_CallMethodObjArgs(
@@ -216,11 +215,11 @@ variable_list PyNode::apply_with_saved_impl(
         metadata.get(),
         tensors.get(),
         backward.get(),
-        state.object(),
+        ctx.object(),
         backward_state.get(),
         opaque.get(),
         nullptr)));
-    return to_variable_list(result.get(), state.base.is_variable_input);
+    return to_variable_list(result.get(), ctx.base.is_variable_input);
   });
 }
 

@@ -1,12 +1,13 @@
 // PyNode: the graph node of a custom Function, and its way through backward.
-#include <function/saved.h>
-#include <function/state.h>
-#include <function/user_backward.h>
+#include <function/backward/user_backward.h>
+#include <function/ctx/ctx.h>
+#include <function/ctx/saved.h>
+#include <python/call.h>
 #include <python/error.h>
 #include <python/gil.h>
 #include <python/names.h>
-
-#include <torch/csrc/autograd/python_variable.h>
+#include <python/tensor.h>
+#include <python/tuple.h>
 
 namespace torch::autograd {
 
@@ -17,46 +18,50 @@ using torch_ext::Gil;
 using torch_ext::names;
 using torch_ext::NoGil;
 using torch_ext::Ref;
-using torch_ext::State;
+using torch_ext::Ctx;
 
-/// The gradients that the engine hands over, as Python objects, behind ctx.
-using CallStack = c10::SmallVector<Ref, 8>;
+/// The gradients that the engine hands over, as Python objects.
+using Gradients = c10::SmallVector<Ref, 8>;
 
 at::Tensor zeros(const VariableInfo& info, at::OptionalDeviceGuard& device) {
   NoGil no_gil;
   return info.zeros(device);
 }
 
-at::Tensor zeros(const torch::autograd::InputMetadata& metadata) {
+at::Tensor zeros(const InputMetadata& metadata) {
   NoGil no_gil;
   return metadata.was_default_constructed() ? at::Tensor()
                                             : metadata.zeros_like();
 }
 
-/// One gradient as backward gets it: a missing one becomes zeros or None.
+/// The i-th gradient as backward gets it. A missing one becomes zeros, or None if
+/// ctx doesn't materialize it.
+///
+/// There are two records of what an output was like: ctx's infos, which torch
+/// makes zeros from, and the node's own metadata. If the call failed after its
+/// outputs had got this node as their history, there are no infos; forward may
+/// have kept such an output, and backward may come here from it.
 Ref gradient_object(
     const PyNode& node,
-    State& state,
+    Ctx& ctx,
     size_t i,
     at::Tensor&& gradient,
     at::OptionalDeviceGuard& device) {
-  const THPFunction& base = state.base;
+  const THPFunction& base = ctx.base;
   const bool as_it_is = gradient.defined() || !base.materialize_grads ||
       (node.input_metadata(i).was_default_constructed() &&
        !base.materialize_non_diff_grads);
   if (as_it_is) {
     return checked(THPVariable_Wrap(std::move(gradient)));
   }
-  // A call that failed once its outputs had their history, which one that
-  // forward has captured keeps, has left no infos behind.
-  const auto& infos = state.output_infos();
+  const auto& infos = ctx.output_infos();
   return checked(THPVariable_Wrap(
       i < infos.size() ? zeros(infos[i], device)
                        : zeros(node.input_metadata(i))));
 }
 
-/// The results of backward, one for each of forward's arguments, as a tuple.
-/// Trailing Nones beyond them are dropped.
+/// The results of backward as a tuple with one for each of forward's arguments.
+/// Further results are allowed if all are None, and are dropped.
 Ref check_count(const PyNode& node, Ref result, size_t expected) {
   result = torch_ext::as_tuple(std::move(result));
   auto count = static_cast<size_t>(PyTuple_GET_SIZE(result.get()));
@@ -83,49 +88,47 @@ Ref check_count(const PyNode& node, Ref result, size_t expected) {
   return result;
 }
 
-/// callable(object, *gradients), or callable(*gradients) for a bound method.
+/// callable(object, *gradients), or callable(*gradients) if it doesn't take
+/// `object` itself.
 Ref call_with(
     PyObject* callable,
+    bool takes_self,
     PyObject* object,
-    const CallStack& gradients,
-    bool bound) {
-  c10::SmallVector<PyObject*, 10> stack{nullptr, object};
-  for (const Ref& gradient : gradients) {
-    stack.push_back(gradient.get());
+    const Gradients& gradients) {
+  torch_ext::CallArguments arguments;
+  if (takes_self) {
+    arguments.add(object);
   }
-  // The slot before the first argument is the callee's to use.
-  const size_t skip = bound ? 2 : 1;
-  return checked(PyObject_Vectorcall(
-      callable,
-      stack.data() + skip,
-      (stack.size() - skip) | PY_VECTORCALL_ARGUMENTS_OFFSET,
-      nullptr));
+  for (const Ref& gradient : gradients) {
+    arguments.add(gradient.get());
+  }
+  return arguments.call(callable);
 }
 
-/// Calls the attribute `name` of the state with the gradients.
-Ref call_method(PyObject* object, PyObject* name, const CallStack& gradients) {
-  PyObject* method = nullptr;
-  const bool unbound = torch_ext::compat::get_method(object, name, &method);
-  Ref callable = checked(method);
-  return call_with(callable.get(), object, gradients, !unbound);
+/// object.<name>(*gradients)
+Ref call_method(PyObject* object, PyObject* name, const Gradients& gradients) {
+  const auto method = torch_ext::compat::get_method(object, name);
+  return call_with(
+      method.function.get(), method.takes_self, object, gradients);
 }
 
 /// grad_fn.apply(*gradients).
-Ref call_apply(PyObject* object, const CallStack& gradients) {
+Ref call_apply(PyObject* object, const Gradients& gradients) {
   if (Ref backward = torch_ext::find_user_backward(object)) {
-    return call_with(backward.get(), object, gradients, /*bound=*/false);
+    return call_with(
+        backward.get(), /*takes_self=*/true, object, gradients);
   }
   return call_method(object, names.apply, gradients);
 }
 
-/// The gradients in one list that backward may empty as it goes.
-Ref call_boxed(PyObject* object, CallStack&& gradients) {
+/// grad_fn.apply_boxed(gradients): one list, which backward may empty as it goes.
+Ref call_boxed(PyObject* object, Gradients&& gradients) {
   Ref list = checked(PyList_New(static_cast<Py_ssize_t>(gradients.size())));
   for (size_t i = 0; i < gradients.size(); ++i) {
     PyList_SET_ITEM(
         list.get(), static_cast<Py_ssize_t>(i), gradients[i].release());
   }
-  CallStack boxed;
+  Gradients boxed;
   boxed.push_back(std::move(list));
   return call_method(object, names.apply_boxed, boxed);
 }
@@ -136,20 +139,20 @@ variable_list PyNode::apply(variable_list&& inputs) {
   Gil gil;
   at::OptionalDeviceGuard device;
   return torch_ext::persisting([&] {
-    State& state = *torch_ext::state_of(*this);
-    Ref self = Ref::share(state.object());
-    CallStack gradients;
+    Ctx& ctx = *torch_ext::ctx_of(*this);
+    Ref self = Ref::share(ctx.object());
+    Gradients gradients;
     for (size_t i = 0; i < inputs.size(); ++i) {
       gradients.push_back(
-          gradient_object(*this, state, i, std::move(inputs[i]), device));
+          gradient_object(*this, ctx, i, std::move(inputs[i]), device));
     }
-    // From here on the Python objects alone hold the gradients.
+    // From here on only the Python objects hold the gradients.
     inputs.clear();
-    Ref result = state.boxed_grads_call()
+    Ref result = ctx.boxed_grads_call()
         ? call_boxed(self.get(), std::move(gradients))
         : call_apply(self.get(), gradients);
     gradients.clear();
-    const std::vector<bool>& is_tensor = state.base.is_variable_input;
+    const std::vector<bool>& is_tensor = ctx.base.is_variable_input;
     result = check_count(*this, std::move(result), is_tensor.size());
     return to_variable_list(result.get(), is_tensor);
   });
@@ -175,7 +178,7 @@ variable_list PyNode::to_variable_list(
       gradients.emplace_back();
     } else {
       TORCH_CHECK(
-          THPVariable_Check(result),
+          torch_ext::is_real_tensor(result),
           "expected Variable or None (got ",
           Py_TYPE(result)->tp_name,
           ")");
@@ -188,32 +191,31 @@ variable_list PyNode::to_variable_list(
 PyObject* PyNode::to_py_args(
     const variable_list& inputs,
     at::OptionalDeviceGuard* device) {
-  State& state = *torch_ext::state_of(*this);
-  Ref arguments = checked(PyTuple_New(static_cast<Py_ssize_t>(inputs.size())));
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    Ref gradient =
-        gradient_object(*this, state, i, at::Tensor(inputs[i]), *device);
-    PyTuple_SET_ITEM(
-        arguments.get(), static_cast<Py_ssize_t>(i), gradient.release());
-  }
-  return arguments.release();
+  Ctx& ctx = *torch_ext::ctx_of(*this);
+  return torch_ext::tuple_of(
+             inputs.size(),
+             [&](size_t i) {
+               return gradient_object(
+                   *this, ctx, i, at::Tensor(inputs[i]), *device);
+             })
+      .release();
 }
 
 void PyNode::release_variables() {
-  // Runs at the node's end too, when the state is gone, or Python itself: then
-  // what was saved is left where it is.
-  State* state = torch_ext::state_of(*this);
-  if (state == nullptr || !Py_IsInitialized()) {
+  // Also called by the node's destructor, when the ctx may be gone already, or
+  // Python: there is nothing to release then.
+  Ctx* ctx = torch_ext::ctx_of(*this);
+  if (ctx == nullptr || !Py_IsInitialized()) {
     return;
   }
-  // The engine calls this after every node; most have nothing that would take
-  // the GIL to let go of.
-  // The flag first: another thread's backward must not find nothing saved and
-  // nothing freed.
-  state->set_freed();
-  if (state->has_saved()) {
+  // The flag first, so that another thread's backward never finds the tensors
+  // gone and the flag unset.
+  ctx->set_freed();
+  // The engine calls this for every node, and most have saved nothing: they do
+  // without the GIL.
+  if (ctx->has_saved()) {
     Gil gil;
-    torch_ext::drop_saved(*state);
+    torch_ext::drop_saved(*ctx);
   }
 }
 

@@ -5,16 +5,15 @@
 
 namespace torch_ext {
 
-/// What grad_fn.apply(*gradients) would call with grad_fn and the gradients,
-/// where that method and all it looks at are torch's own; null where they are
-/// not, or where it would do more than pass the call on (box the gradients,
-/// raise for a class with backward and vjp). Throws what the lookups raise.
+/// What grad_fn.apply(*gradients) would call with (grad_fn, *gradients): the
+/// user's backward or vjp. Throws what the lookups raise.
+///
+/// Null if somebody has replaced apply or what it looks at, and if apply would do
+/// more than pass the call on: put the gradients into one list, or raise because
+/// the class has both backward and vjp, or neither. apply has to be called then.
 Ref find_user_backward(PyObject* grad_fn);
 
-/// Makes the function `apply` count as torch's own; null for none.
-void set_backport_apply(PyObject* apply);
-
-/// Once, at import: learns torch's own methods. False with an exception set.
-bool init_user_backward();
+/// Makes the function `apply` count as torch's own too; null for none.
+void set_backport_apply(Ref apply);
 
 } // namespace torch_ext

@@ -1,12 +1,16 @@
 // The attributes of ctx and grad_fn.
-#include <function/saved.h>
-#include <function/state.h>
+#include <function/ctx/ctx.h>
+#include <function/ctx/guarded.h>
+#include <function/ctx/saved.h>
 #include <python/error.h>
-#include <python/method.h>
+#include <python/tuple.h>
 
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/utils.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <utility>
 
 namespace torch_ext {
 
@@ -18,7 +22,7 @@ using torch::autograd::SavedVariable;
 
 template <PyObject* THPFunction::* slot>
 PyObject* get_object(PyObject* self, void*) {
-  PyObject* value = as_state(self).base.*slot;
+  PyObject* value = as_ctx(self).base.*slot;
   return Py_NewRef(value != nullptr ? value : Py_None);
 }
 
@@ -29,29 +33,29 @@ int set_object(PyObject* self, PyObject* value, void*) {
     value = nullptr;
   }
   Ref old = Ref::steal(
-      std::exchange(as_state(self).base.*slot, Py_XNewRef(value)));
+      std::exchange(as_ctx(self).base.*slot, Py_XNewRef(value)));
   return 0;
 }
 
 PyObject* get_needs_input_grad(PyObject* self, void*) {
-  return needs_input_grad(as_state(self));
+  return to_slot([self] { return needs_input_grad(as_ctx(self)); });
 }
 
 int set_needs_input_grad(PyObject* self, PyObject* value, void* closure) {
-  State& state = as_state(self);
-  state.input_count = -1;
-  compat::forget_needs_input_grad_bits(state.base);
+  Ctx& ctx = as_ctx(self);
+  ctx.input_count = -1;
+  compat::forget_needs_input_grad_bits(ctx.base);
   return set_object<&THPFunction::needs_input_grad>(self, value, closure);
 }
 
 PyObject* get_output_grad_dtypes(PyObject* self, void*) {
-  PyObject* value = as_state(self).output_grad_dtypes();
+  PyObject* value = as_ctx(self).output_grad_dtypes();
   return Py_NewRef(value != nullptr ? value : Py_None);
 }
 
 int set_output_grad_dtypes(PyObject* self, PyObject* value, void*) {
   Ref old = Ref::steal(std::exchange(
-      as_state(self).output_grad_dtypes(),
+      as_ctx(self).output_grad_dtypes(),
       value == Py_None ? nullptr : Py_XNewRef(value)));
   return 0;
 }
@@ -76,20 +80,20 @@ int set_flag(bool& flag, PyObject* value, const char* setter) {
 
 int set_materialize_grads(PyObject* self, PyObject* value, void*) {
   return set_flag(
-      as_state(self).base.materialize_grads, value, "set_materialize_grads");
+      as_ctx(self).base.materialize_grads, value, "set_materialize_grads");
 }
 
 int set_pure_view(PyObject* self, PyObject* value, void*) {
-  return set_flag(as_state(self).base.pure_view, value, "set_pure_view");
+  return set_flag(as_ctx(self).base.pure_view, value, "set_pure_view");
 }
 
 PyObject* get_materialize_non_diff_grads(PyObject* self, void*) {
-  return PyBool_FromLong(as_state(self).base.materialize_non_diff_grads);
+  return PyBool_FromLong(as_ctx(self).base.materialize_non_diff_grads);
 }
 
 int set_materialize_non_diff_grads(PyObject* self, PyObject* value, void*) {
   return set_flag(
-      as_state(self).base.materialize_non_diff_grads,
+      as_ctx(self).base.materialize_non_diff_grads,
       value,
       "set_materialize_non_diff_grads");
 }
@@ -101,13 +105,15 @@ PyObject* get_requires_grad(PyObject*, void*) {
 // --- Saved tensors -----------------------------------------------------------
 
 PyObject* get_saved_tensors(PyObject* self, void*) {
-  State& state = as_state(self);
+  Ctx& ctx = as_ctx(self);
   // jvp runs while the call lasts and sees what save_for_forward was given.
-  if (state.base.saved_for_forward != nullptr &&
-      !state.base.saved_tensors_accessed_and_cleared) {
-    return Py_NewRef(state.base.saved_for_forward);
+  if (ctx.base.saved_for_forward != nullptr &&
+      !ctx.base.saved_tensors_accessed_and_cleared) {
+    return Py_NewRef(ctx.base.saved_for_forward);
   }
-  return saved_tensors(state);
+  HANDLE_TH_ERRORS
+  return saved_tensors(ctx).release();
+  END_HANDLE_TH_ERRORS
 }
 
 PyObject* get_saved_variables(PyObject* self, void*) {
@@ -117,25 +123,27 @@ PyObject* get_saved_variables(PyObject* self, void*) {
           0) != 0) {
     return nullptr;
   }
-  return saved_tensors(as_state(self));
+  HANDLE_TH_ERRORS
+  return saved_tensors(as_ctx(self)).release();
+  END_HANDLE_TH_ERRORS
 }
 
 /// The saved variables themselves, to register pack and unpack hooks on. They
-/// stay in place, emptied, for as long as the state lives.
+/// stay in place, emptied, for as long as the ctx lives.
 PyObject* get_raw_saved_tensors(PyObject* self, void*) {
   HANDLE_TH_ERRORS
-  State& state = as_state(self);
-  TORCH_CHECK(!state.freed(), torch::autograd::ERR_BACKWARD_TWICE);
-  auto& saved = state.saved_variables();
-  Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(saved.size())));
-  state.raw_saved_shown = true;
-  for (size_t i = 0; i < saved.size(); ++i) {
-    py::object item = py::cast(
-        &saved[i], py::return_value_policy::reference_internal, self);
-    PyTuple_SET_ITEM(
-        tuple.get(), static_cast<Py_ssize_t>(i), item.release().ptr());
-  }
-  return tuple.release();
+  Ctx& ctx = as_ctx(self);
+  TORCH_CHECK(!ctx.freed(), torch::autograd::ERR_BACKWARD_TWICE);
+  auto& saved = ctx.saved_variables();
+  ctx.raw_saved_shown = true;
+  return tuple_of(
+             saved.size(),
+             [&](size_t i) {
+               py::object item = py::cast(
+                   &saved[i], py::return_value_policy::reference_internal, self);
+               return Ref::steal(item.release().ptr());
+             })
+      .release();
   END_HANDLE_TH_ERRORS
 }
 
@@ -143,25 +151,20 @@ PyObject* get_raw_saved_tensors(PyObject* self, void*) {
 
 PyObject* get_next_functions(PyObject* self, void*) {
   HANDLE_TH_ERRORS
-  const compat::NodePtr node = live_node(as_state(self), "next_functions");
-  const auto count = node->num_outputs();
-  Ref functions = checked(PyTuple_New(count));
-  for (uint32_t i = 0; i < count; ++i) {
+  const compat::NodePtr node = live_node(as_ctx(self), "next_functions");
+  Ref functions = tuple_of(node->num_outputs(), [&](size_t i) {
     const auto& edge = node->next_edge(i);
     Ref function = checked(torch::autograd::functionToPyObject(edge.function));
     Ref input_nr = checked(PyLong_FromUnsignedLong(edge.input_nr));
-    PyTuple_SET_ITEM(
-        functions.get(),
-        i,
-        checked(PyTuple_Pack(2, function.get(), input_nr.get())).release());
-  }
+    return checked(PyTuple_Pack(2, function.get(), input_nr.get()));
+  });
   return functions.release();
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* get_metadata(PyObject* self, void*) {
   HANDLE_TH_ERRORS
-  const compat::NodePtr node = compat::node_of(as_state(self).base.cdata);
+  const compat::NodePtr node = compat::node_of(as_ctx(self).base.cdata);
   TORCH_CHECK(
       node,
       "You attempted to access the anomaly metadata of a custom autograd "
@@ -180,13 +183,10 @@ PyObject* get_metadata(PyObject* self, void*) {
 
 PyObject* get_input_metadata(PyObject* self, void*) {
   HANDLE_TH_ERRORS
-  const compat::NodePtr node = live_node(as_state(self), "_input_metadata");
-  const auto count = node->num_inputs();
-  Ref tuple = checked(PyTuple_New(count));
-  for (uint32_t i = 0; i < count; ++i) {
-    PyTuple_SET_ITEM(
-        tuple.get(), i, py::cast(node->input_metadata(i)).release().ptr());
-  }
+  const compat::NodePtr node = live_node(as_ctx(self), "_input_metadata");
+  Ref tuple = tuple_of(node->num_inputs(), [&](size_t i) {
+    return Ref::steal(py::cast(node->input_metadata(i)).release().ptr());
+  });
   return tuple.release();
   END_HANDLE_TH_ERRORS
 }
@@ -195,7 +195,7 @@ PyObject* get_input_metadata(PyObject* self, void*) {
 
 int set_backward_state(PyObject* self, PyObject* value, void*) {
   HANDLE_TH_ERRORS
-  PyObject*& slot = as_state(self).base.compiled_autograd_backward_state;
+  PyObject*& slot = as_ctx(self).base.compiled_autograd_backward_state;
   TORCH_CHECK_TYPE(
       value != nullptr, "_compiled_autograd_backward_state can't be deleted");
   TORCH_CHECK(
@@ -215,7 +215,7 @@ int set_backward_state(PyObject* self, PyObject* value, void*) {
       get_object<&THPFunction::name>,  \
       set_object<&THPFunction::name>)
 
-PyGetSetDef state_attributes[] = {
+PyGetSetDef ctx_attributes[] = {
     TORCH_EXT_SLOT(to_save),
     TORCH_EXT_SLOT(non_differentiable),
     TORCH_EXT_SLOT(dirty_tensors),
@@ -241,14 +241,14 @@ PyGetSetDef state_attributes[] = {
         set_backward_state),
     TORCH_EXT_ATTRIBUTE(nullptr, nullptr, nullptr)};
 
-PyObject* new_output_grad_dtypes() {
+Ref new_output_grad_dtypes() {
   static PyGetSetDef definition = {
       "output_grad_dtypes",
       Guarded<get_output_grad_dtypes>::call,
       Guarded<set_output_grad_dtypes>::call,
       PyDoc_STR("What set_output_grad_dtype() was given; None before."),
       nullptr};
-  return PyDescr_NewGetSet(&StateType, &definition);
+  return checked(PyDescr_NewGetSet(&CtxType, &definition));
 }
 
 } // namespace torch_ext

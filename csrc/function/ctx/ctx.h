@@ -2,30 +2,37 @@
 #pragma once
 
 #include <compat.h>
-#include <function/tensor_infos.h>
+#include <function/ctx/packed_infos.h>
+#include <function/ctx/type.h>
 #include <python/ref.h>
 
+#include <c10/util/ArrayRef.h>
+#include <torch/csrc/autograd/python_function.h>
+
 #include <atomic>
+#include <cstdint>
+#include <vector>
 
 namespace torch_ext {
 
-/// Instances of torch_ext._C.FunctionState. torch's own struct comes first, so
-/// that every cast in libtorch_python stays valid; ours follows.
+/// An instance of torch_ext._C.Ctx. torch's own struct comes first, so that every
+/// cast in libtorch_python stays valid; our members follow.
 ///
-/// Ownership of the state and its node (base.cdata): see compat.h.
-///
-/// Once Python code can see it, what changes is guarded by the GIL or, where
-/// there is none, by the object's critical section.
-struct State {
+/// compat.h says which of the ctx and its node (base.cdata) owns the other. What
+/// changes once Python code can see the object is guarded by the GIL or, on
+/// free-threaded Python, by the object's critical section.
+struct Ctx {
   THPFunction base;
 
-  /// needs_input_grad as bits, until somebody asks for the tuple; -1 in
-  /// `input_count` says that there are none and base.needs_input_grad counts.
+  /// ctx.needs_input_grad as bits, the first argument in the lowest, until
+  /// somebody asks for the tuple. `input_count` is -1 if there are no bits, and
+  /// base.needs_input_grad counts.
   uint64_t needs_input_grad;
   Py_ssize_t input_count;
 
-  /// Saved variables whose storage somebody may still look at: while an unpack
-  /// hook runs (`unpacking` counts), or since _raw_saved_tensors showed them.
+  /// Saved variables that were dropped, but whose storage somebody may still look
+  /// at: an unpack hook that is running (`unpacking` of them are), or whoever was
+  /// given them by _raw_saved_tensors (`raw_saved_shown`).
   std::vector<std::vector<torch::autograd::SavedVariable>> retired;
   uint32_t unpacking;
   bool raw_saved_shown;
@@ -33,8 +40,9 @@ struct State {
   /// Whether base.saved_variables may have any. Read without the GIL.
   std::atomic<bool> maybe_saved;
 
-  /// Tensors of saved variables that are held as Python objects instead, each at
-  /// the variable's index, since the garbage collector finalised the state.
+  /// Once the garbage collector has finalised the object: saved tensors that are
+  /// held here, as Python objects, and no longer by their saved variable, each at
+  /// the variable's index. Null where the variable still holds its own.
   std::vector<Ref> lent;
 
   compat::Lacking lacking;
@@ -56,7 +64,7 @@ struct State {
   bool& boxed_grads_call() {
     return compat::boxed_grads_call(base, lacking);
   }
-  /// base.saved_variables, with what was lent put back. Needs the GIL.
+  /// base.saved_variables, with what was lent put back (saved.cpp). Needs the GIL.
   std::vector<torch::autograd::SavedVariable>& saved_variables();
   /// base.input_info and base.output_info, complete.
   const std::vector<torch::autograd::VariableInfo>& input_infos() {
@@ -86,50 +94,36 @@ struct State {
   }
 };
 
-extern PyTypeObject StateType;
-
-/// The metaclass of StateType's subclasses. Its isinstance() also holds for
-/// instances of the class that torch made for the Function: nodes older than
-/// the subclass.
-extern PyTypeObject StateMetaType;
-
-inline State& as_state(PyObject* object) {
-  return *reinterpret_cast<State*>(object);
+inline Ctx& as_ctx(PyObject* object) {
+  return *reinterpret_cast<Ctx*>(object);
 }
 
-inline bool is_state_type(PyTypeObject* type) {
-  return PyType_IsSubtype(type, &StateType) != 0;
+/// The ctx of a node of ours; null once the ctx is being deallocated.
+inline Ctx* ctx_of(const torch::autograd::PyNode& node) {
+  return reinterpret_cast<Ctx*>(compat::ctx_of(node));
 }
 
-/// The state of a node of ours; null once the state is being deallocated.
-inline State* state_of(const torch::autograd::PyNode& node) {
-  return reinterpret_cast<State*>(compat::ctx_of(node));
-}
+/// The node, held. Throws torch's error, which names the attribute asked for, if
+/// there is none.
+compat::NodePtr live_node(Ctx& ctx, const char* attribute);
 
-/// The node, held. Throws torch's error, which names the attribute asked for,
-/// where there is none.
-compat::NodePtr live_node(State& state, const char* attribute);
+/// Makes an instance of `type`, a subclass of CtxType, as type() would. If the
+/// class has a __new__ of its own, it may be one that was used before. Throws.
+Ref new_ctx(PyTypeObject* type);
 
-/// Makes an instance of `type`, a subclass of StateType, as type() would.
-/// A new reference; null with an exception set.
-PyObject* new_state(PyTypeObject* type);
+/// Notes for each argument of a call whether it requires grad, in place of
+/// whatever a class's own __init__ has set. Throws where there is no memory.
+void note_needs_input_grad(Ctx& ctx, c10::ArrayRef<bool> required);
 
-/// The tuple of bools, made on first use: a new reference (None where there is
-/// none), or null with an exception set.
-PyObject* needs_input_grad(State& state);
+/// ctx.needs_input_grad, a tuple of bools that is made on first use, or None.
+/// Throws where there is no memory.
+Ref needs_input_grad(Ctx& ctx);
 
-/// Drops what was saved for backward. Needs the GIL.
-void drop_saved(State& state);
+/// The descriptor of ctx.output_grad_dtypes, for a torch whose ctx has none.
+Ref new_output_grad_dtypes();
 
-/// The descriptor of ctx.output_grad_dtypes, for a torch whose ctx has none: a
-/// new reference, or null with an exception set.
-PyObject* new_output_grad_dtypes();
-
-/// Makes both types ready. False with an exception set.
-bool init_state_types();
-
-// The tables of StateType (attributes.cpp and methods.cpp).
-extern PyGetSetDef state_attributes[];
-extern PyMethodDef state_methods[];
+// CtxType's tp_new and tp_dealloc.
+PyObject* ctx_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords);
+void ctx_dealloc(PyObject* object);
 
 } // namespace torch_ext

@@ -1,8 +1,14 @@
-#include <function/garbage.h>
+#include <function/ctx/gc.h>
+
+#include <function/ctx/saved.h>
+#include <hooks/hook_dict.h>
 
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_hook.h>
 #include <torch/csrc/autograd/python_variable.h>
+
+#include <new>
+#include <utility>
 
 namespace torch_ext {
 
@@ -13,17 +19,8 @@ using torch::autograd::Node;
 using torch::autograd::PyAnomalyMetadata;
 using torch::autograd::SavedVariable;
 
-/// A private member of SavedVariable, by explicit instantiation.
-at::Tensor& data_of(SavedVariable& saved);
-template <at::Tensor SavedVariable::*data>
-struct Access {
-  friend at::Tensor& data_of(SavedVariable& saved) {
-    return saved.*data;
-  }
-};
-template struct Access<&SavedVariable::data_>;
-
-/// A protected member of Node: metadata() would make what is not there.
+/// For a protected member of Node: metadata() would make the metadata if there is
+/// none.
 struct NodeMembers : Node {
   using Node::anomaly_metadata_;
 };
@@ -32,10 +29,11 @@ AnomalyMetadata* metadata_of(Node& node) {
   return (node.*&NodeMembers::anomaly_metadata_).get();
 }
 
-/// The Python object behind the tensor in `saved` where that lives by this
-/// SavedVariable alone: then the reference that C++ holds on it is ours. Null
-/// otherwise. Nobody else can get at such a tensor without the GIL, so that the
-/// collector finds the same each time that it looks.
+/// The Python object of the tensor in `saved`, borrowed, if this SavedVariable
+/// alone keeps the tensor alive; null otherwise.
+///
+/// Invariant: the collector has to find the same each time it looks at the same
+/// garbage. Nobody else can reach such a tensor without the GIL, so it does.
 PyObject* owned_tensor(SavedVariable& saved) {
   const at::Tensor& data = data_of(saved);
   // The Python object's own, and the saved variable's.
@@ -46,41 +44,36 @@ PyObject* owned_tensor(SavedVariable& saved) {
       : nullptr;
 }
 
-/// Whether the collector is shown what is saved. torch ends the process when it
-/// clears a tensor that C++ still holds: finalize_state() has to come in between,
-/// which it does once.
+/// Whether the collector is shown the saved tensors. torch ends the process when
+/// the collector clears a tensor that C++ still holds, so they may be shown only
+/// if finalize_ctx() will run before anything is cleared. It runs once at most.
 bool shows_saved(PyObject* object) {
-  return Py_TYPE(object)->tp_finalize == finalize_state &&
+  return Py_TYPE(object)->tp_finalize == finalize_ctx &&
       PyObject_GC_IsFinalized(object) == 0;
 }
 
-template <typename PyHook, typename Hooks>
-int traverse_hooks(const Hooks& hooks, visitproc visit, void* arg) {
-  for (const auto& hook : hooks) {
-    if (auto* py_hook = dynamic_cast<PyHook*>(hook.get())) {
-      Py_VISIT(py_hook->dict);
-    }
-  }
-  return 0;
-}
-
-/// Visits the Python objects that the node owns. Whoever holds the node holds
-/// the state as well, so that they are garbage exactly when the state is.
+/// Visits the Python objects that the node owns.
 ///
-/// What the next edges lead to is left out: it is shared, and the engine takes
-/// references to it without the GIL, between two looks of the collector.
+/// Invariant: whoever holds the node holds the ctx, so these objects are garbage
+/// exactly when the ctx is. What the node's edges lead to is not visited: the
+/// nodes there are shared, and the engine takes references to them without the
+/// GIL, so that the collector might see them change while it counts.
 int traverse_node(Node& node, visitproc visit, void* arg) {
   using namespace torch::autograd;
-  if (int status = traverse_hooks<PyFunctionTensorPreHook>(
-          node.tensor_pre_hooks(), visit, arg)) {
+  const auto visit_dict = [&](const auto& hook) -> int {
+    Py_VISIT(hook.dict);
+    return 0;
+  };
+  if (int status = each_python_hook<PyFunctionTensorPreHook>(
+          node.tensor_pre_hooks(), visit_dict)) {
     return status;
   }
-  if (int status =
-          traverse_hooks<PyFunctionPreHook>(node.pre_hooks(), visit, arg)) {
+  if (int status = each_python_hook<PyFunctionPreHook>(
+          node.pre_hooks(), visit_dict)) {
     return status;
   }
-  if (int status =
-          traverse_hooks<PyFunctionPostHook>(node.post_hooks(), visit, arg)) {
+  if (int status = each_python_hook<PyFunctionPostHook>(
+          node.post_hooks(), visit_dict)) {
     return status;
   }
   if (auto* metadata = dynamic_cast<PyAnomalyMetadata*>(metadata_of(node))) {
@@ -91,17 +84,17 @@ int traverse_node(Node& node, visitproc visit, void* arg) {
 
 } // namespace
 
-int traverse_state(PyObject* object, visitproc visit, void* arg) {
-  State& state = as_state(object);
-  THPFunction& base = state.base;
+int traverse_ctx(PyObject* object, visitproc visit, void* arg) {
+  Ctx& ctx = as_ctx(object);
+  THPFunction& base = ctx.base;
   Py_VISIT(base.needs_input_grad);
   Py_VISIT(base.to_save);
   Py_VISIT(base.non_differentiable);
   Py_VISIT(base.dirty_tensors);
   Py_VISIT(base.compiled_autograd_backward_state);
   Py_VISIT(base.saved_for_forward);
-  Py_VISIT(state.output_grad_dtypes());
-  for (const Ref& tensor : state.lent) {
+  Py_VISIT(ctx.output_grad_dtypes());
+  for (const Ref& tensor : ctx.lent) {
     Py_VISIT(tensor.get());
   }
   if (shows_saved(object)) {
@@ -109,66 +102,57 @@ int traverse_state(PyObject* object, visitproc visit, void* arg) {
       Py_VISIT(owned_tensor(saved));
     }
   }
-  // Half-built objects are reached too.
+  // The collector also meets objects that are still being built: no node yet.
   Node* node = compat::owned_node(base.cdata);
   return node == nullptr ? 0 : traverse_node(*node, visit, arg);
 }
 
-int clear_state(PyObject* object) {
-  State& state = as_state(object);
-  THPFunction& base = state.base;
+int clear_ctx(PyObject* object) {
+  Ctx& ctx = as_ctx(object);
+  THPFunction& base = ctx.base;
   Py_CLEAR(base.needs_input_grad);
   Py_CLEAR(base.to_save);
   Py_CLEAR(base.non_differentiable);
   Py_CLEAR(base.dirty_tensors);
   Py_CLEAR(base.compiled_autograd_backward_state);
   Py_CLEAR(base.saved_for_forward);
-  Py_CLEAR(state.output_grad_dtypes());
-  if (!state.lent.empty()) {
-    // Who still gets at the node learns that they are gone. Moved out first:
-    // what a tensor's end runs may look at this state.
-    state.set_freed();
-    std::exchange(state.lent, {});
+  Py_CLEAR(ctx.output_grad_dtypes());
+  if (!ctx.lent.empty()) {
+    // Backward through this node raises from now on. The tensors are moved out
+    // before they die: code that their end runs may look at this ctx.
+    ctx.set_freed();
+    std::exchange(ctx.lent, {});
   }
   return 0;
 }
 
-void finalize_state(PyObject* object) {
-  State& state = as_state(object);
-  auto& saved = state.base.saved_variables;
-  // By its last reference it goes without the collector.
+void finalize_ctx(PyObject* object) {
+  Ctx& ctx = as_ctx(object);
+  auto& saved = ctx.base.saved_variables;
+  // With one reference left this is no cycle: the object dies in the ordinary
+  // way, and so do its tensors.
   if (Py_REFCNT(object) == 1 || saved.empty()) {
     return;
   }
   try {
-    state.lent.resize(saved.size());
+    ctx.lent.resize(saved.size());
     for (size_t i = 0; i < saved.size(); ++i) {
       if (PyObject* tensor = owned_tensor(saved[i])) {
-        state.lent[i] = Ref::share(tensor);
+        ctx.lent[i] = Ref::share(tensor);
         data_of(saved[i]).reset();
       }
     }
   } catch (const std::bad_alloc&) {
-    // Let go of all the same. The exception that is set is the caller's.
+    // No memory: release what is saved, and report it. An exception that is set
+    // already belongs to the caller.
     PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
     PyErr_Fetch(&type, &value, &traceback);
-    state.set_freed();
+    ctx.set_freed();
     std::exchange(saved, {});
     PyErr_NoMemory();
     PyErr_WriteUnraisable(object);
     PyErr_Restore(type, value, traceback);
   }
-}
-
-std::vector<SavedVariable>& State::saved_variables() {
-  auto& saved = base.saved_variables;
-  std::vector<Ref> tensors = std::exchange(lent, {});
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i]) {
-      data_of(saved[i]) = THPVariable_Unpack(tensors[i].get());
-    }
-  }
-  return saved;
 }
 
 } // namespace torch_ext

@@ -1,13 +1,14 @@
 // The methods of ctx and grad_fn that are not Python's own (FunctionCtx has the
 // rest).
-#include <function/saved.h>
-#include <function/state.h>
+#include <function/ctx/ctx.h>
+#include <function/ctx/guarded.h>
 #include <hooks/register.h>
 #include <python/error.h>
-#include <python/method.h>
+#include <python/tensor.h>
+#include <python/tuple.h>
 
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/csrc/utils/python_numbers.h>
 
 namespace torch_ext {
@@ -16,31 +17,31 @@ namespace {
 
 PyObject* name(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
-  return PyUnicode_FromString(live_node(as_state(self), "name")->name().c_str());
+  return PyUnicode_FromString(live_node(as_ctx(self), "name")->name().c_str());
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* sequence_nr(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
   return PyLong_FromUnsignedLongLong(
-      live_node(as_state(self), "_sequence_nr")->sequence_nr());
+      live_node(as_ctx(self), "_sequence_nr")->sequence_nr());
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* set_sequence_nr(PyObject* self, PyObject* number) {
   HANDLE_TH_ERRORS
-  live_node(as_state(self), "_set_sequence_nr")
+  live_node(as_ctx(self), "_set_sequence_nr")
       ->set_sequence_nr(THPUtils_unpackUInt64(number));
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
 
-/// Lets go of the saved tensors early, unless the running backward was asked to
+/// Releases the saved tensors early, unless the running backward was asked to
 /// retain the graph.
 PyObject* maybe_clear_saved_tensors(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
   if (!torch::autograd::get_current_graph_task_keep_graph()) {
-    if (compat::NodePtr node = compat::node_of(as_state(self).base.cdata)) {
+    if (compat::NodePtr node = compat::node_of(as_ctx(self).base.cdata)) {
       node->release_variables();
     }
   }
@@ -50,15 +51,15 @@ PyObject* maybe_clear_saved_tensors(PyObject* self, PyObject*) {
 
 PyObject* state_register_hook(PyObject* self, PyObject* hook) {
   HANDLE_TH_ERRORS
-  return register_posthook(
-      *live_node(as_state(self), "register_hook"), hook);
+  return register_posthook(*live_node(as_ctx(self), "register_hook"), hook)
+      .release();
   END_HANDLE_TH_ERRORS
 }
 
 PyObject* state_register_prehook(PyObject* self, PyObject* hook) {
   HANDLE_TH_ERRORS
-  return register_prehook(
-      *live_node(as_state(self), "register_prehook"), hook);
+  return register_prehook(*live_node(as_ctx(self), "register_prehook"), hook)
+      .release();
   END_HANDLE_TH_ERRORS
 }
 
@@ -66,7 +67,7 @@ PyObject* state_register_prehook(PyObject* self, PyObject* hook) {
 PyObject* register_hook_dict(PyObject* self, PyObject* tensor) {
   HANDLE_TH_ERRORS
   TORCH_CHECK(
-      THPVariable_Check(tensor), "_register_hook_dict expected a Tensor");
+      is_real_tensor(tensor), "_register_hook_dict expected a Tensor");
   Ref hooks =
       Ref::share(reinterpret_cast<THPVariable*>(tensor)->backward_hooks);
   TORCH_CHECK(
@@ -74,7 +75,7 @@ PyObject* register_hook_dict(PyObject* self, PyObject* tensor) {
       "_register_hook_dict expected a Tensor with a dict of backward hooks; "
       "use Tensor.register_hook");
   add_tensor_hooks(
-      *live_node(as_state(self), "_register_hook_dict"),
+      *live_node(as_ctx(self), "_register_hook_dict"),
       THPVariable_Unpack(tensor),
       hooks.get());
   Py_RETURN_NONE;
@@ -83,14 +84,10 @@ PyObject* register_hook_dict(PyObject* self, PyObject* tensor) {
 
 PyObject* get_compiled_autograd_symints(PyObject* self, PyObject*) {
   HANDLE_TH_ERRORS
-  const auto& symints = as_state(self).base.compiled_autograd_symints;
-  Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(symints.size())));
-  for (size_t i = 0; i < symints.size(); ++i) {
-    PyTuple_SET_ITEM(
-        tuple.get(),
-        static_cast<Py_ssize_t>(i),
-        py::cast(symints[i]).release().ptr());
-  }
+  const auto& symints = as_ctx(self).base.compiled_autograd_symints;
+  Ref tuple = tuple_of(symints.size(), [&](size_t i) {
+    return Ref::steal(py::cast(symints[i]).release().ptr());
+  });
   return tuple.release();
   END_HANDLE_TH_ERRORS
 }
@@ -100,7 +97,7 @@ PyObject* get_compiled_autograd_symints(PyObject* self, PyObject*) {
 #define TORCH_EXT_METHOD(name, function, flags) \
   { name, Guarded<function>::call, flags, nullptr }
 
-PyMethodDef state_methods[] = {
+PyMethodDef ctx_methods[] = {
     TORCH_EXT_METHOD("name", name, METH_NOARGS),
     TORCH_EXT_METHOD("_sequence_nr", sequence_nr, METH_NOARGS),
     TORCH_EXT_METHOD("_set_sequence_nr", set_sequence_nr, METH_O),

@@ -1,4 +1,7 @@
-#include <function/tensor_infos.h>
+#include <function/ctx/packed_infos.h>
+
+#include <cstring>
+#include <limits>
 
 namespace torch_ext {
 

@@ -4,19 +4,23 @@
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/variable_info.h>
 
+#include <cstdint>
+#include <vector>
+
 namespace torch_ext {
 
-/// The VariableInfos of a call's inputs or outputs, in a few words each until
-/// somebody asks for them. Few do: backward where a gradient is missing, and
-/// compiled autograd.
+/// The VariableInfos of a call's inputs or outputs, packed into a few integers
+/// each until somebody asks for them. Few do: backward when a gradient is missing,
+/// and compiled autograd.
 ///
-/// What cannot be told in words (sizes that are symbols, tensors that are
-/// Python's or nested) goes to `infos`, and all that follows it.
+/// A tensor that can't be packed (it has symbolic sizes, is nested or is a
+/// subclass with a dispatch of its own) goes to `infos` at once, and so does
+/// every tensor after it: either all infos are packed, or none is.
 class PackedInfos {
  public:
   using VariableInfo = torch::autograd::VariableInfo;
 
-  /// Starts over for a call that adds to `infos`.
+  /// Starts over, for a call whose infos end up in `infos`.
   void begin(std::vector<VariableInfo>& infos) {
     words_.clear();
     infos.clear();
@@ -36,7 +40,7 @@ class PackedInfos {
       infos.emplace_back(tensor, by_zeros_like);
     }
   }
-  /// As infos.emplace_back(): no tensor.
+  /// As infos.emplace_back(), for what is no tensor.
   void add_none(std::vector<VariableInfo>& infos) {
     if (infos.empty()) {
       words_.push_back(kNone);

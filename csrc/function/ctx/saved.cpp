@@ -1,9 +1,10 @@
-#include <function/saved.h>
+#include <function/ctx/saved.h>
 
 #include <python/error.h>
-#include <torch/csrc/autograd/python_variable.h>
+#include <python/tensor.h>
+#include <python/tuple.h>
 
-#include <algorithm>
+#include <utility>
 
 namespace torch_ext {
 
@@ -15,7 +16,7 @@ bool is_output(PyObject* outputs, const at::Tensor& tensor) {
   const Py_ssize_t count = PyTuple_GET_SIZE(outputs);
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* output = PyTuple_GET_ITEM(outputs, i);
-    if (THPVariable_Check(output) &&
+    if (is_real_tensor(output) &&
         THPVariable_Unpack(output).is_same(tensor)) {
       return true;
     }
@@ -23,30 +24,50 @@ bool is_output(PyObject* outputs, const at::Tensor& tensor) {
   return false;
 }
 
-/// Keeps the storage of the saved variables in place while a hook may run.
+/// Keeps the storage of the saved variables in place while an unpack hook may run:
+/// the hook may drop them, by a backward of its own say, and the SavedVariable
+/// whose unpack() called it is still in use. drop_saved() retires the vector
+/// instead of destroying it, and the last Unpacking destroys what is retired,
+/// unless Python code was given the saved variables themselves
+/// (_raw_saved_tensors): those stay until the ctx dies.
 class Unpacking {
  public:
-  explicit Unpacking(State& state) : state_(state) {
-    ++state_.unpacking;
+  explicit Unpacking(Ctx& ctx) : ctx_(ctx) {
+    ++ctx_.unpacking;
   }
   ~Unpacking() {
-    if (--state_.unpacking == 0 && !state_.raw_saved_shown &&
-        !state_.retired.empty()) {
-      decltype(state_.retired) retired;
-      retired.swap(state_.retired);
+    if (--ctx_.unpacking == 0 && !ctx_.raw_saved_shown &&
+        !ctx_.retired.empty()) {
+      decltype(ctx_.retired) retired;
+      retired.swap(ctx_.retired);
     }
   }
   Unpacking(const Unpacking&) = delete;
   Unpacking& operator=(const Unpacking&) = delete;
 
  private:
-  State& state_;
+  Ctx& ctx_;
 };
+
+/// Reaches a private member by explicit instantiation, which no access check
+/// applies to.
+template <at::Tensor SavedVariable::* member>
+struct PrivateMember {
+  friend at::Tensor& private_data(SavedVariable& saved) {
+    return saved.*member;
+  }
+};
+template struct PrivateMember<&SavedVariable::data_>;
+at::Tensor& private_data(SavedVariable& saved);
 
 } // namespace
 
-TensorsToSave::TensorsToSave(State& state, bool executable) {
-  tuple_ = Ref::steal(std::exchange(state.base.to_save, nullptr));
+at::Tensor& data_of(SavedVariable& saved) {
+  return private_data(saved);
+}
+
+TensorsToSave::TensorsToSave(Ctx& ctx, bool executable) {
+  tuple_ = Ref::steal(std::exchange(ctx.base.to_save, nullptr));
   if (!tuple_) {
     return;
   }
@@ -59,7 +80,7 @@ TensorsToSave::TensorsToSave(State& state, bool executable) {
   }
   for (PyObject* const* item = begin(); item != end(); ++item) {
     TORCH_CHECK_TYPE(
-        Py_IsNone(*item) || THPVariable_Check(*item),
+        Py_IsNone(*item) || is_real_tensor(*item),
         "save_for_backward can only save variables, but argument ",
         item - begin(),
         " is of type ",
@@ -75,9 +96,9 @@ PyObject* const* TensorsToSave::end() const {
   return tuple_ ? begin() + PyTuple_GET_SIZE(tuple_.get()) : nullptr;
 }
 
-void TensorsToSave::save(State& state, PyObject* outputs) const {
+void TensorsToSave::save(Ctx& ctx, PyObject* outputs) const {
   if (!tuple_ || begin() == end()) {
-    state.maybe_saved.store(false, std::memory_order_release);
+    ctx.maybe_saved.store(false, std::memory_order_release);
     return;
   }
   // Built aside: default pack hooks run Python code, which may look at ctx.
@@ -91,47 +112,67 @@ void TensorsToSave::save(State& state, PyObject* outputs) const {
     const at::Tensor& tensor = THPVariable_Unpack(item);
     saved.emplace_back(tensor, is_output(outputs, tensor));
   }
-  drop_saved(state);
-  state.base.saved_variables = std::move(saved);
-  state.maybe_saved.store(true, std::memory_order_release);
+  drop_saved(ctx);
+  ctx.base.saved_variables = std::move(saved);
+  ctx.maybe_saved.store(true, std::memory_order_release);
 }
 
-Ref unpack_saved(State& state) {
-  THPFunction& base = state.base;
-  compat::CriticalSection of_ctx(state.object());
-  TORCH_CHECK(!state.freed(), torch::autograd::ERR_BACKWARD_TWICE);
-  const auto& saved = state.saved_variables();
-  const size_t count = saved.size();
-  Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(count)));
-  Unpacking guard(state);
-  for (size_t i = 0; i < count; ++i) {
+Ref unpack_saved(Ctx& ctx) {
+  THPFunction& base = ctx.base;
+  compat::CriticalSection of_ctx(ctx.object());
+  TORCH_CHECK(!ctx.freed(), torch::autograd::ERR_BACKWARD_TWICE);
+  const auto& saved = ctx.saved_variables();
+  const Unpacking guard(ctx);
+  return tuple_of(saved.size(), [&](size_t i) {
     // An unpack hook may have run a backward that freed the rest.
     TORCH_CHECK(i < saved.size(), torch::autograd::ERR_BACKWARD_TWICE);
     at::Tensor tensor = saved[i].unpack(compat::node_of(base.cdata));
-    PyObject* item = tensor.defined()
-        ? checked(THPVariable_Wrap(std::move(tensor))).release()
-        : Py_NewRef(Py_None);
-    PyTuple_SET_ITEM(tuple.get(), static_cast<Py_ssize_t>(i), item);
-  }
-  return tuple;
+    return tensor.defined() ? checked(THPVariable_Wrap(std::move(tensor)))
+                            : Ref::share(Py_None);
+  });
 }
 
-PyObject* saved_tensors(State& state) {
-  HANDLE_TH_ERRORS
-  THPFunction& base = state.base;
+Ref saved_tensors(Ctx& ctx) {
+  THPFunction& base = ctx.base;
   TORCH_CHECK(
       !base.saved_tensors_accessed_and_cleared,
       "saved_tensors can only be accessed once when "
       "clear_saved_tensors_on_access=True is set on the autograd.Function. "
       "Either access saved_tensors only once, or set "
       "clear_saved_tensors_on_access=False.");
-  Ref tensors = unpack_saved(state);
+  Ref tensors = unpack_saved(ctx);
   if (base.clear_saved_tensors_on_access) {
-    drop_saved(state);
+    drop_saved(ctx);
     base.saved_tensors_accessed_and_cleared = true;
   }
-  return tensors.release();
-  END_HANDLE_TH_ERRORS
+  return tensors;
+}
+
+void drop_saved(Ctx& ctx) {
+  // Moved out first: what a tensor's end runs may look at this ctx.
+  std::vector<SavedVariable> saved;
+  compat::CriticalSection of_ctx(ctx.object());
+  saved.swap(ctx.saved_variables());
+  ctx.maybe_saved.store(false, std::memory_order_release);
+  if (ctx.unpacking == 0) {
+    for (auto& variable : saved) {
+      variable = SavedVariable();
+    }
+  }
+  if (ctx.unpacking != 0 || ctx.raw_saved_shown) {
+    ctx.retired.push_back(std::move(saved));
+  }
+}
+
+std::vector<SavedVariable>& Ctx::saved_variables() {
+  auto& saved = base.saved_variables;
+  std::vector<Ref> tensors = std::exchange(lent, {});
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i]) {
+      data_of(saved[i]) = THPVariable_Unpack(tensors[i].get());
+    }
+  }
+  return saved;
 }
 
 } // namespace torch_ext

@@ -1,8 +1,10 @@
 // Tensors saved for backward.
 #pragma once
 
-#include <function/state.h>
+#include <function/ctx/ctx.h>
 #include <python/ref.h>
+
+#include <torch/csrc/autograd/saved_variable.h>
 
 namespace torch_ext {
 
@@ -11,27 +13,34 @@ class TensorsToSave {
  public:
   /// Throws where to_save is no tuple, or has something else than tensors and
   /// None in it and the node is going to run (`executable`).
-  TensorsToSave(State& state, bool executable);
+  TensorsToSave(Ctx& ctx, bool executable);
 
   /// The tuple's items; each is a tensor or None, or anything at all where the
   /// node is not going to run.
   PyObject* const* begin() const;
   PyObject* const* end() const;
 
-  /// Saves them in `state`, whose call returned `outputs` (a tuple). After the
+  /// Saves them in `ctx`, whose call returned `outputs` (a tuple). After the
   /// outputs have got their grad_fn, which saving must see.
-  void save(State& state, PyObject* outputs) const;
+  void save(Ctx& ctx, PyObject* outputs) const;
 
  private:
   Ref tuple_;
 };
 
-/// ctx.saved_tensors: a new reference, or null with an exception set. Lets go
-/// of the tensors where the class asks for that.
-PyObject* saved_tensors(State& state);
+/// ctx.saved_tensors. Drops the tensors if the class asks for that. Throws what
+/// unpacking raises, and RuntimeError where they are gone.
+Ref saved_tensors(Ctx& ctx);
 
-/// The saved variables as a tuple of tensors and None, checked for in-place
-/// changes since: a new reference. Throws what unpacking raises.
-Ref unpack_saved(State& state);
+/// The saved variables as a tuple of tensors and None. Throws what unpacking
+/// raises, such as the error for a tensor that was changed in place since.
+Ref unpack_saved(Ctx& ctx);
+
+/// Drops what was saved for backward. Needs the GIL.
+void drop_saved(Ctx& ctx);
+
+/// The tensor inside a saved variable, a private member; undefined if the tensor
+/// is kept by a hook.
+at::Tensor& data_of(torch::autograd::SavedVariable& saved);
 
 } // namespace torch_ext

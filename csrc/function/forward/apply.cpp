@@ -1,19 +1,25 @@
-#include <function/apply.h>
+#include <function/forward/apply.h>
 
-#include <function/apply_callable.h>
-#include <function/arguments.h>
-#include <function/class_record.h>
-#include <function/inputs.h>
-#include <function/modes.h>
-#include <function/outputs.h>
-#include <function/profile.h>
-#include <function/saved.h>
-#include <function/state.h>
+#include <function/ctx/ctx.h>
+#include <function/ctx/saved.h>
+#include <function/forward/arguments.h>
+#include <function/forward/class_record.h>
+#include <function/forward/inputs.h>
+#include <function/forward/modes.h>
+#include <function/forward/outputs.h>
+#include <function/forward/record_function.h>
+#include <function/torch_own.h>
+#include <python/call.h>
 #include <python/error.h>
 #include <python/names.h>
+#include <python/tensor.h>
 #include <tracer/record.h>
 
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/forward_grad.h>
+
+#include <optional>
+#include <utility>
 
 namespace torch_ext {
 
@@ -22,16 +28,17 @@ namespace {
 bool is_function_class(PyObject* object) {
   return PyType_Check(object) &&
       PyType_IsSubtype(
-             reinterpret_cast<PyTypeObject*>(object), torch_function_class());
+             reinterpret_cast<PyTypeObject*>(object), torch_own.function.as_type());
 }
 
-/// Whether the call is torch's own to handle: a transform of torch.func is at
-/// work, or this is no Function class, which is an error.
+/// Whether torch's own apply is to handle the call: a transform of torch.func is
+/// active, or this is no Function class, which is torch's error to raise.
 bool is_for_torch(PyObject* cls) {
   return functorch_active() || !is_function_class(cls);
 }
 
-/// The class has a name of its own in the signature of an apply() in Python.
+/// Raises the error of an apply() in Python, whose first parameter is named cls,
+/// for a keyword argument of that name.
 void refuse_cls(PyObject* keywords) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keywords); ++i) {
     if (PyUnicode_CompareWithASCIIString(
@@ -43,59 +50,49 @@ void refuse_cls(PyObject* keywords) {
   }
 }
 
-/// Vectorcalls `callable` with `first` before the arguments, of which the last
-/// are those that `keywords`, a tuple or null, has the names of.
-Ref call_with(
-    PyObject* callable,
-    PyObject* first,
-    PyObject* const* begin,
-    PyObject* const* end,
-    PyObject* keywords = nullptr) {
-  // One slot in front for the callee's own use.
-  c10::SmallVector<PyObject*, 18> stack{nullptr, first};
-  stack.append(begin, end);
-  const size_t named =
-      keywords == nullptr ? 0 : static_cast<size_t>(PyTuple_GET_SIZE(keywords));
-  return checked(PyObject_Vectorcall(
-      callable,
-      stack.data() + 1,
-      (stack.size() - 1 - named) | PY_VECTORCALL_ARGUMENTS_OFFSET,
-      keywords));
-}
-
+/// callable(first, *arguments)
 Ref call_with(PyObject* callable, PyObject* first, const Arguments& arguments) {
-  return call_with(callable, first, arguments.begin(), arguments.end());
+  CallArguments all;
+  all.add(first);
+  all.add(arguments.begin(), arguments.end());
+  return all.call(callable);
 }
 
-/// Calls torch's own apply, which may need the keyword arguments put in place.
+/// Calls torch's own apply.
 Ref call_torch(
     PyObject* cls,
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  for (PyObject* const* arg = args; arg != args + count + named; ++arg) {
+    is_real_tensor(*arg); // throws for what only claims to be one: torch would crash
+  }
   if (!compat::kApplyTakesKeywords && keywords != nullptr &&
       is_function_class(cls)) {
     const ClassRecord record = read_class(cls);
     if (record.takes_keywords) {
       return call_with(
-          torch_apply(), cls, bind_arguments(record, args, count, keywords));
+          torch_own.apply, cls, bind_arguments(record, args, count, keywords));
     }
   }
-  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
-  return call_with(torch_apply(), cls, args, args + count + named, keywords);
+  CallArguments all;
+  all.add(cls);
+  all.add(args, args + count + named);
+  return all.call(torch_own.apply, keywords);
 }
 
-/// Runs forward, and setup_context where that is apart. Returns forward's
-/// result.
+/// Runs forward, and setup_context if the class has one. Returns what forward
+/// returned.
 Ref call_forward(
     PyObject* cls,
     const ClassRecord& record,
-    State& state,
+    Ctx& ctx,
     const Arguments& arguments) {
   at::AutoGradMode no_grad(false);
   at::AutoFwGradMode no_tangents(false);
   if (!record.separate_setup) {
-    return call_with(record.forward.get(), state.object(), arguments);
+    return call_with(record.forward.get(), ctx.object(), arguments);
   }
   Ref output = checked(PyObject_Vectorcall(
       record.forward.get(),
@@ -105,95 +102,79 @@ Ref call_forward(
   // Looked up only now: forward may have changed its class.
   Ref setup_context = checked(PyObject_GetAttr(cls, names.setup_context));
   Ref inputs = arguments.tuple();
-  PyObject* setup_arguments[] = {state.object(), inputs.get(), output.get()};
-  checked(PyObject_Vectorcall(setup_context.get(), setup_arguments, 3, nullptr));
+  CallArguments of_setup;
+  of_setup.add(ctx.object());
+  of_setup.add(inputs.get());
+  of_setup.add(output.get());
+  of_setup.call(setup_context.get());
   return output;
 }
 
-/// Tells the state (ctx) of the call what it is for.
-void prepare_state(
-    State& state,
+/// Notes in ctx what backward has to know of the call.
+void prepare_ctx(
+    Ctx& ctx,
     const ClassRecord& record,
     Inputs& inputs,
     torch::autograd::edge_list edges) {
-  THPFunction& base = state.base;
-  base.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
-  state.boxed_grads_call() = record.boxed_grads_call;
-  state.node().set_next_edges(std::move(edges));
-
-  const auto& required = inputs.requires_grad;
-  if (required.size() <= 64) {
-    state.input_count = static_cast<Py_ssize_t>(required.size());
-    state.needs_input_grad = 0;
-    for (size_t i = 0; i < required.size(); ++i) {
-      state.needs_input_grad |= static_cast<uint64_t>(required[i]) << i;
-    }
-  } else {
-    Ref tuple = checked(PyTuple_New(static_cast<Py_ssize_t>(required.size())));
-    for (size_t i = 0; i < required.size(); ++i) {
-      PyTuple_SET_ITEM(
-          tuple.get(),
-          static_cast<Py_ssize_t>(i),
-          Py_NewRef(required[i] ? Py_True : Py_False));
-    }
-    base.needs_input_grad = tuple.release();
-  }
-  base.is_variable_input = std::move(inputs.is_tensor);
+  ctx.base.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
+  ctx.boxed_grads_call() = record.boxed_grads_call;
+  ctx.node().set_next_edges(std::move(edges));
+  note_needs_input_grad(ctx, inputs.requires_grad);
+  ctx.base.is_variable_input = std::move(inputs.is_tensor);
 }
 
-/// Makes what forward returned the outputs of the node: apply()'s result.
+/// Makes what forward returned the outputs of the node. Returns apply()'s result.
 Ref finish(
     PyTypeObject* cls,
-    State& state,
+    Ctx& ctx,
     const ClassRecord& record,
     const Inputs& inputs,
     const std::optional<Recording>& recording,
     Ref result) {
-  compat::CriticalSection of_ctx(state.object());
+  compat::CriticalSection of_ctx(ctx.object());
   const bool single = !PyTuple_Check(result.get());
   result = as_tuple(std::move(result));
-  THPFunction& base = state.base;
-  state.node().clear_input_metadata();
+  THPFunction& base = ctx.base;
+  ctx.node().clear_input_metadata();
   if (inputs.executable) {
-    state.packed_inputs.begin(base.input_info);
+    ctx.packed_inputs.begin(base.input_info);
     for (const at::Tensor* tensor : inputs.tensors) {
-      state.packed_inputs.add(base.input_info, *tensor);
+      ctx.packed_inputs.add(base.input_info, *tensor);
     }
   }
-  const TensorsToSave to_save(state, inputs.executable);
+  const TensorsToSave to_save(ctx, inputs.executable);
   const bool in_place = base.dirty_tensors != nullptr;
   auto [outputs, attached] = wrap_outputs(
-      state, inputs, result.get(), to_save, record.separate_setup);
+      ctx, inputs, result.get(), to_save, record.separate_setup);
   if (recording) {
     record_outputs(*recording, cls, outputs.get(), in_place, single);
   }
   if (inputs.executable) {
-    to_save.save(state, outputs.get());
+    to_save.save(ctx, outputs.get());
     compat::node_created(attached);
   } else {
-    state.maybe_saved.store(false, std::memory_order_release);
+    ctx.maybe_saved.store(false, std::memory_order_release);
   }
   Ref::steal(std::exchange(base.saved_for_forward, nullptr));
   return single ? Ref::share(PyTuple_GET_ITEM(outputs.get(), 0))
                 : std::move(outputs);
 }
 
-/// The call proper, under no functorch transform.
+/// The call proper, under no transform of torch.func.
 Ref call(PyTypeObject* cls, const ClassRecord& record, const Arguments& arguments) {
   ObservedCall observed(cls, arguments);
   check_single_level_allowed();
   Inputs inputs(arguments);
-  // Before the node: the history of a view that changed in place is made only
-  // now, and is older.
+  // Before the node: this may make the history of a view that was changed in
+  // place, which is older than the node and has to have a smaller number.
   torch::autograd::edge_list edges;
   if (inputs.executable) {
     edges = inputs.edges();
   }
-  Ref ctx = checked(
-      new_state(reinterpret_cast<PyTypeObject*>(record.state_type.get())));
-  const compat::NodeDuringCall node(ctx.get());
-  State& state = as_state(ctx.get());
-  prepare_state(state, record, inputs, std::move(edges));
+  Ref object = new_ctx(record.ctx_type.as_type());
+  const compat::NodeDuringCall node(object.get());
+  Ctx& ctx = as_ctx(object.get());
+  prepare_ctx(ctx, record, inputs, std::move(edges));
   auto* class_object = reinterpret_cast<PyObject*>(cls);
   if (!record.has_flags) {
     require_flags(class_object);
@@ -201,15 +182,18 @@ Ref call(PyTypeObject* cls, const ClassRecord& record, const Arguments& argument
   std::optional<Recording> recording;
   if (tracing()) {
     recording = record_call(
-        class_object, arguments, state.base.is_variable_input, inputs);
+        class_object,
+        arguments.items(),
+        ctx.base.is_variable_input,
+        inputs.tensors);
   }
-  Ref result = call_forward(class_object, record, state, arguments);
-  return finish(cls, state, record, inputs, recording, std::move(result));
+  Ref result = call_forward(class_object, record, ctx, arguments);
+  return finish(cls, ctx, record, inputs, recording, std::move(result));
 }
 
 } // namespace
 
-PyObject* apply(
+PyObject* py_apply(
     PyObject* cls,
     PyObject* const* args,
     Py_ssize_t count,

@@ -5,9 +5,9 @@
 
 namespace torch_ext {
 
-/// Calls the Function class `cls` on the arguments, in the convention of
-/// METH_FASTCALL | METH_KEYWORDS. A new reference, or null with an exception set.
-PyObject* apply(
+/// Calls the Function class `cls`, by the convention of METH_FASTCALL |
+/// METH_KEYWORDS.
+PyObject* py_apply(
     PyObject* cls,
     PyObject* const* args,
     Py_ssize_t count,

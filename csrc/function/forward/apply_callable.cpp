@@ -1,11 +1,15 @@
-#include <function/apply_callable.h>
+#include <function/forward/apply_callable.h>
 
 #include <compat.h>
-#include <function/apply.h>
-#include <function/modes.h>
+#include <function/forward/apply.h>
+#include <function/forward/modes.h>
+#include <function/torch_own.h>
+#include <python/error.h>
+#include <python/immortal.h>
 #include <python/method.h>
-#include <python/names.h>
-#include <python/ref.h>
+#include <tracer/record.h>
+
+#include <torch/csrc/autograd/python_function.h>
 
 #include <cstddef>
 
@@ -13,11 +17,9 @@ namespace torch_ext {
 
 namespace {
 
-// Owned for the life of the process.
-PyObject* torch_function = nullptr;
-PyObject* function_class = nullptr;
-PyObject* framed_apply = nullptr;
-PyObject* get_frame_callback = nullptr; // torch.compile's, for this thread
+// Set by _frame.py, if torch's own apply has a Python frame.
+Immortal framed_apply;
+Immortal get_frame_callback; // what torch.compile does with this thread's frames
 
 struct ApplyCallable {
   PyObject_HEAD
@@ -30,29 +32,29 @@ void dealloc(PyObject* self) {
   Py_TYPE(self)->tp_free(self);
 }
 
-/// Whether torch.compile looks at this thread's frames now. Frames stay watched
-/// in the whole process once it has been used.
+/// Whether torch.compile looks at this thread's frames now. Once it was used it
+/// stays in the way of all frames of the process, mostly without looking.
 bool compile_watches_here() {
   Ref callback = Ref::steal(PyObject_CallNoArgs(get_frame_callback));
   PyErr_Clear();
   return callback && callback.get() != Py_None;
 }
 
-/// apply(), the class being the first of the arguments. Without one the error is
-/// torch's to raise.
+/// py_apply(), with the class as the first of the arguments. If there is none, the
+/// error is torch's to raise.
 PyObject* apply_to_first(
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
   return count == 0
-      ? PyObject_Vectorcall(torch_function, args, 0, keywords)
-      : apply(args[0], args + 1, count - 1, keywords);
+      ? PyObject_Vectorcall(torch_own.apply, args, 0, keywords)
+      : py_apply(args[0], args + 1, count - 1, keywords);
 }
 
-/// Whether somebody looks at the frames of this call, and torch's own apply,
-/// which torch.func's transforms call themselves, would have one.
+/// Whether somebody looks at the frames of this call. Not under a transform of
+/// torch.func, which calls torch's own apply, and so has its frame.
 bool needs_frame() {
-  return framed_apply != nullptr &&
+  return framed_apply &&
       (tracing() || (compat::frames_are_watched() && compile_watches_here())) &&
       !functorch_active();
 }
@@ -74,38 +76,37 @@ PyObject* getattro(PyObject* self, PyObject* name) {
     return value;
   }
   PyErr_Clear();
-  return PyObject_GetAttr(torch_function, name);
+  return PyObject_GetAttr(torch_own.apply, name);
 }
 
 PyObject* repr(PyObject*) {
   return PyUnicode_FromString("<torch_ext's torch.autograd.Function.apply>");
 }
 
-/// Equal to torch's function, since it stands for it: `f = MyFn.apply` from
-/// before an install() or uninstall() is then still equal to MyFn.apply, which
-/// is how torch.compile recognises it.
+/// Equal to torch's function. So `f = MyFn.apply` from before an install() or
+/// uninstall() stays equal to MyFn.apply, by which torch.compile recognises it.
 PyObject* compare(PyObject* self, PyObject* other, int operation) {
   if (operation != Py_EQ && operation != Py_NE) {
     Py_RETURN_NOTIMPLEMENTED;
   }
   const bool same =
-      other == self || other == torch_function || Py_IS_TYPE(other, Py_TYPE(self));
+      other == self || other == torch_own.apply || Py_IS_TYPE(other, Py_TYPE(self));
   return PyBool_FromLong(same == (operation == Py_EQ));
 }
 
 Py_hash_t hash(PyObject*) {
-  return PyObject_Hash(torch_function);
+  return PyObject_Hash(torch_own.apply);
 }
 
-/// Copied as functions are: not at all.
+/// A copy is the same object, as with functions.
 PyObject* copy(PyObject* self, PyObject*) {
   return Py_NewRef(self);
 }
 
-/// A function for isinstance(), as torch's own is. torch.compile and inspect
-/// then read that one's code, which says the same.
+/// A function for isinstance(), as torch's own is: torch.compile and inspect then
+/// read the code of torch's, which does the same.
 PyObject* get_class(PyObject*, void*) {
-  return Py_NewRef(Py_TYPE(torch_function));
+  return Py_NewRef(Py_TYPE(torch_own.apply.get()));
 }
 
 PyGetSetDef callable_attributes[] = {
@@ -119,24 +120,23 @@ PyMethodDef callable_methods[] = {
 
 PyTypeObject ApplyCallableType{};
 
-/// The method where torch's own apply is one of C too.
+/// The method, if torch's own apply is one of C too.
 PyMethodDef apply_method = {
     "apply",
-    as_method(apply),
+    as_method(py_apply),
     METH_FASTCALL | METH_KEYWORDS,
     nullptr};
 
-/// What stands in the class as `apply`: a new reference, or null with an
-/// exception set.
-PyObject* make_descriptor() {
-  const auto* theirs = reinterpret_cast<PyMethodDescrObject*>(torch_function);
+Ref make_descriptor() {
+  const auto* theirs =
+      reinterpret_cast<PyMethodDescrObject*>(torch_own.apply.get());
   apply_method.ml_doc = theirs->d_method->ml_doc;
-  return PyDescr_NewClassMethod(&THPFunctionType, &apply_method);
+  return checked(PyDescr_NewClassMethod(&THPFunctionType, &apply_method));
 }
 
-bool init_type() {
+void init_type() {
   if (ApplyCallableType.tp_dict != nullptr) {
-    return true;
+    return;
   }
   Py_SET_REFCNT(reinterpret_cast<PyObject*>(&ApplyCallableType), 1);
   ApplyCallableType.tp_name = "torch_ext._C.apply";
@@ -154,78 +154,39 @@ bool init_type() {
   ApplyCallableType.tp_hash = hash;
   ApplyCallableType.tp_getset = callable_attributes;
   ApplyCallableType.tp_methods = callable_methods;
-  return PyType_Ready(&ApplyCallableType) == 0;
-}
-
-bool init_torch_function() {
-  if (torch_function != nullptr) {
-    return true;
-  }
-  Ref module = Ref::steal(PyImport_ImportModule("torch.autograd"));
-  Ref cls = module
-      ? Ref::steal(PyObject_GetAttrString(module.get(), "Function"))
-      : Ref();
-  if (!cls) {
-    return false;
-  }
-  // A classmethod in Python, or a descriptor in C, which can be called itself.
-  Ref apply = compat::type_lookup(
-      reinterpret_cast<PyTypeObject*>(cls.get()), names.apply);
-  if (apply && Py_IS_TYPE(apply.get(), &PyClassMethod_Type)) {
-    apply = Ref::steal(PyObject_GetAttrString(apply.get(), "__func__"));
-  }
-  if (!apply) {
-    return false;
-  }
-  torch_function = apply.release();
-  function_class = cls.release();
-  return true;
+  check_status(PyType_Ready(&ApplyCallableType));
 }
 
 } // namespace
 
-PyObject* make_apply() {
-  if (!init_type() || !init_torch_function()) {
-    return nullptr;
-  }
-  if (Py_IS_TYPE(torch_function, &PyClassMethodDescr_Type)) {
+Ref make_apply() {
+  init_type();
+  if (Py_IS_TYPE(torch_own.apply.get(), &PyClassMethodDescr_Type)) {
     return make_descriptor();
   }
-  PyObject* object = ApplyCallableType.tp_alloc(&ApplyCallableType, 0);
-  if (object == nullptr) {
-    return nullptr;
-  }
-  reinterpret_cast<ApplyCallable*>(object)->vectorcall = vectorcall;
-  Ref callable = Ref::steal(object);
+  Ref callable = checked(ApplyCallableType.tp_alloc(&ApplyCallableType, 0));
+  reinterpret_cast<ApplyCallable*>(callable.get())->vectorcall = vectorcall;
   // By a call of the type, which copies the function's attributes.
-  return PyObject_CallOneArg(
-      reinterpret_cast<PyObject*>(&PyClassMethod_Type), callable.get());
+  return checked(PyObject_CallOneArg(
+      reinterpret_cast<PyObject*>(&PyClassMethod_Type), callable.get()));
 }
 
-PyObject* set_framed_apply(PyObject*, PyObject* arguments) {
+PyObject* py_set_framed_apply(PyObject*, PyObject* arguments) {
   PyObject *function = nullptr, *callback = nullptr;
   if (!PyArg_ParseTuple(arguments, "OO", &function, &callback)) {
     return nullptr;
   }
-  Ref::steal(std::exchange(get_frame_callback, Py_NewRef(callback)));
-  Ref::steal(std::exchange(framed_apply, Py_NewRef(function)));
+  get_frame_callback.set(Ref::share(callback));
+  framed_apply.set(Ref::share(function));
   Py_RETURN_NONE;
 }
 
-PyObject* call(
+PyObject* py_call(
     PyObject*,
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
   return apply_to_first(args, count, keywords);
-}
-
-PyObject* torch_apply() {
-  return torch_function;
-}
-
-PyTypeObject* torch_function_class() {
-  return reinterpret_cast<PyTypeObject*>(function_class);
 }
 
 } // namespace torch_ext

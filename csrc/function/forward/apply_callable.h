@@ -1,25 +1,35 @@
 // The Python object that stands in a class as Function.apply.
 #pragma once
 
-#include <torch/csrc/python_headers.h>
+#include <python/ref.h>
 
 namespace torch_ext {
 
-/// Makes what calls apply(), of the kind that torch's own is. From torch 2.14 on
-/// that is a classmethod of C. Before, it is a classmethod of a function, for
-/// which ours passes in all else (name, code, globals, signature: code that
-/// inspects finds what it knows). A new reference, or null with an exception set.
-PyObject* make_apply();
+/// Makes what stands in a class as `apply`. It is of the kind that torch's own is:
+///
+/// From torch 2.14 on, a classmethod of C.
+///
+/// Before, a classmethod of a Python function. Ours is a classmethod of an object
+/// that stands for this function: it says that it is a function, is equal to it,
+/// and has its attributes (name, code, globals, signature), so that code which
+/// inspects it, torch.compile's for one, finds what it knows. Calling it makes no
+/// Python frame, which is most of what it saves. Some look at the frame of torch's
+/// function, though: while they do, the call goes through a Python function that
+/// makes one (_frame.py).
+///
+/// Throws.
+Ref make_apply();
 
-/// What Python calls: apply() itself, for the function that makes a frame for
-/// the call where somebody looks at frames; and the setting of that function.
-PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* keywords);
-PyObject* set_framed_apply(PyObject*, PyObject* arguments);
+/// call(cls, /, *args, **kwargs): apply() without a frame of its own, for that
+/// Python function to call.
+PyObject* py_call(
+    PyObject* module,
+    PyObject* const* args,
+    Py_ssize_t count,
+    PyObject* keywords);
 
-/// What in torch's own torch.autograd.Function.apply takes the class as its first
-/// argument, as of the import of torch_ext; and torch.autograd.Function.
-/// Borrowed, immortal.
-PyObject* torch_apply();
-PyTypeObject* torch_function_class();
+/// set_framed_apply(function, get_callback): the Python function, and torch's that
+/// tells whether torch.compile looks at the frames of this thread.
+PyObject* py_set_framed_apply(PyObject* module, PyObject* arguments);
 
 } // namespace torch_ext

@@ -1,8 +1,13 @@
-#include <function/arguments.h>
+#include <function/forward/arguments.h>
 
 #include <compat.h>
 #include <python/error.h>
 #include <python/names.h>
+#include <python/tuple.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <utility>
 
 namespace torch_ext {
 
@@ -14,14 +19,6 @@ struct Bound {
   Ref keywords; // a dict, or null
 };
 
-Ref to_tuple(PyObject* const* items, Py_ssize_t count) {
-  Ref tuple = checked(PyTuple_New(count));
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    PyTuple_SET_ITEM(tuple.get(), i, Py_NewRef(items[i]));
-  }
-  return tuple;
-}
-
 Ref to_dict(PyObject* names, PyObject* const* values) {
   Ref dict = checked(PyDict_New());
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
@@ -31,8 +28,9 @@ Ref to_dict(PyObject* names, PyObject* const* values) {
   return dict;
 }
 
-/// A plain Python function whose code and defaults say all of its signature, or
-/// null. inspect.signature also looks at the two attributes tested here.
+/// `forward` if it is a Python function whose signature is all in its code and
+/// defaults; null otherwise. inspect.signature would look at the two attributes
+/// that are tested here, too.
 PyFunctionObject* as_plain_function(PyObject* forward) {
   if (!PyFunction_Check(forward)) {
     return nullptr;
@@ -40,7 +38,8 @@ PyFunctionObject* as_plain_function(PyObject* forward) {
   auto* function = reinterpret_cast<PyFunctionObject*>(forward);
   const Ref dict = Ref::share(function->func_dict);
   if (dict && PyDict_GET_SIZE(dict.get()) != 0) {
-    for (PyObject* name : {names.__wrapped__, names.__signature__}) {
+    for (PyObject* name : std::initializer_list<PyObject*>{
+             names.__wrapped__, names.__signature__}) {
       int found = PyDict_Contains(dict.get(), name);
       check_status(found);
       if (found) {
@@ -51,8 +50,8 @@ PyFunctionObject* as_plain_function(PyObject* forward) {
   return function;
 }
 
-/// Positional arguments bound without inspect.signature, where that is as good:
-/// true, with `tuple` set if default values had to be added.
+/// Binds positional arguments without inspect.signature if it would do the same.
+/// Returns whether it did; `tuple` is set if default values had to be added.
 bool bind_plain(PyObject* forward, PyObject* const* items, Py_ssize_t count, Ref& tuple) {
   compat::CriticalSection of_function(forward);
   PyFunctionObject* function = as_plain_function(forward);
@@ -74,17 +73,17 @@ bool bind_plain(PyObject* forward, PyObject* const* items, Py_ssize_t count, Ref
   if (missing > available) {
     return false;
   }
-  tuple = checked(PyTuple_New(parameters));
-  for (Py_ssize_t i = 0; i < parameters; ++i) {
-    PyObject* value = i < count
-        ? items[i]
-        : PyTuple_GET_ITEM(defaults, available - parameters + i);
-    PyTuple_SET_ITEM(tuple.get(), i, Py_NewRef(value));
-  }
+  tuple = tuple_of(static_cast<size_t>(parameters), [&](size_t index) {
+    const auto i = static_cast<Py_ssize_t>(index);
+    return Ref::share(
+        i < count ? items[i]
+                  : PyTuple_GET_ITEM(defaults, available - parameters + i));
+  });
   return true;
 }
 
-/// Whatever the signature is: inspect.signature(forward).bind, defaults applied.
+/// The same for any signature: inspect.signature(forward).bind(), with defaults
+/// applied.
 Bound bind_by_signature(
     PyObject* forward,
     PyObject* const* items,
@@ -102,8 +101,8 @@ Bound bind_by_signature(
   return {Arguments(std::move(args)), std::move(kwargs)};
 }
 
-/// Where the parameter `name` stands among `parameters`, from `first` on; -1
-/// where there is none.
+/// The index of `name` among `parameters`, counted from `first`; -1 if it is none
+/// of them.
 Py_ssize_t find_parameter(
     PyObject* parameters,
     Py_ssize_t first,
@@ -117,9 +116,9 @@ Py_ssize_t find_parameter(
   return -1;
 }
 
-/// Puts keyword arguments in their places by the names in forward's code, as
-/// torch does for a forward that takes ctx: gaps are errors, since defaults are
-/// filled in by the call itself.
+/// Puts keyword arguments in their places by the names in forward's code, as torch
+/// does for a forward that takes ctx. A gap is an error even if the parameter has a
+/// default, which only the call itself fills in.
 Arguments place_keywords(const ClassRecord& record, const Bound& bound) {
   Ref code_object =
       checked(PyObject_GetAttr(record.forward.get(), names.__code__));
@@ -127,7 +126,7 @@ Arguments place_keywords(const ClassRecord& record, const Bound& bound) {
     raise(PyExc_TypeError, "forward().__code__ is not a code object");
   }
   auto* code = reinterpret_cast<PyCodeObject*>(code_object.get());
-  Ref parameters = checked(compat::code_varnames(code));
+  Ref parameters = compat::code_varnames(code);
   const Py_ssize_t first = record.separate_setup ? 0 : 1; // after ctx
   const Py_ssize_t given = bound.positional.size();
 
@@ -185,7 +184,7 @@ Arguments place_keywords(const ClassRecord& record, const Bound& bound) {
   return Arguments(std::move(tuple));
 }
 
-/// Throws what torch does where its apply takes no keyword arguments.
+/// Throws what torch does if its apply takes no keyword arguments.
 [[noreturn]] void refuse_keywords(
     const ClassRecord& record,
     PyObject* const* items,
@@ -200,7 +199,10 @@ Arguments place_keywords(const ClassRecord& record, const Bound& bound) {
 } // namespace
 
 Ref Arguments::tuple() const {
-  return tuple_ ? Ref::share(tuple_.get()) : to_tuple(items_, count_);
+  return tuple_ ? Ref::share(tuple_.get())
+                : tuple_of(static_cast<size_t>(count_), [this](size_t i) {
+                    return Ref::share(items_[i]);
+                  });
 }
 
 Arguments bind_arguments(
@@ -226,8 +228,8 @@ Arguments bind_arguments(
   }
   Bound bound =
       bind_by_signature(record.forward.get(), items, count, keywords);
-  // A torch whose apply takes no keyword arguments drops the default values of
-  // forward's keyword-only parameters here, which forward then fills in itself.
+  // A torch whose apply takes no keyword arguments drops the defaults of forward's
+  // keyword-only parameters here; forward then fills them in itself.
   if (PyDict_GET_SIZE(bound.keywords.get()) == 0 ||
       (!compat::kApplyTakesKeywords && !has_keywords)) {
     return std::move(bound.positional);

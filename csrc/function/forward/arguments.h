@@ -1,13 +1,17 @@
 // The arguments of a call of apply(), as forward will get them.
 #pragma once
 
-#include <function/class_record.h>
+#include <function/forward/class_record.h>
 #include <python/ref.h>
+
+#include <c10/util/ArrayRef.h>
+
+#include <utility>
 
 namespace torch_ext {
 
-/// Positional arguments. Either the caller's own array, which outlives the
-/// call, or the items of a tuple that is kept here.
+/// Positional arguments: either the caller's array, which outlives the call, or the
+/// items of a tuple that is kept here.
 class Arguments {
  public:
   Arguments(PyObject* const* items, Py_ssize_t count)
@@ -29,8 +33,11 @@ class Arguments {
   PyObject* operator[](Py_ssize_t i) const {
     return items_[i];
   }
+  c10::ArrayRef<PyObject*> items() const {
+    return {items_, static_cast<size_t>(count_)};
+  }
 
-  /// As a tuple, made on demand: a new reference. Throws.
+  /// The tuple of them, made if there is none. Throws.
   Ref tuple() const;
 
  private:
@@ -39,13 +46,13 @@ class Arguments {
   Ref tuple_;
 };
 
-/// Binds the arguments of cls.apply() to the parameters of cls.forward, as
-/// torch.autograd.Function.apply does: with setup_context overridden, as Python
-/// would bind them, default values filled in; otherwise keyword arguments are
-/// put in their places and default values are left to the call.
-/// `items` and `count` are the positional arguments, followed by the values of
-/// the keyword arguments that `keywords` (a tuple, or null) names.
-/// Throws TypeError as torch does where they don't fit.
+/// Binds the arguments of cls.apply() to the parameters of cls.forward as
+/// torch.autograd.Function.apply does. If setup_context is overridden, they are
+/// bound as Python would bind them and defaults are filled in; if not, keyword
+/// arguments are put in their places and defaults are left to the call.
+/// `items` has `count` positional arguments, and after them the values of the
+/// keyword arguments that `keywords`, a tuple or null, has the names of.
+/// Throws torch's TypeError if they don't fit.
 Arguments bind_arguments(
     const ClassRecord& record,
     PyObject* const* items,

@@ -1,9 +1,11 @@
-#include <function/grad_dtypes.h>
+#include <function/forward/grad_dtypes.h>
 
 #include <python/error.h>
+#include <python/tensor.h>
 
 #include <torch/csrc/Dtype.h>
-#include <torch/csrc/autograd/python_variable.h>
+
+#include <utility>
 
 namespace torch_ext {
 
@@ -23,10 +25,10 @@ std::optional<at::ScalarType> to_dtype(PyObject* declaration) {
 } // namespace
 
 GradDtypes::GradDtypes(
-    State& state,
+    Ctx& ctx,
     PyObject* raw_outputs,
     const Marked& non_differentiable) {
-  const Ref declarations = Ref::share(state.output_grad_dtypes());
+  const Ref declarations = Ref::share(ctx.output_grad_dtypes());
   if (!declarations) {
     return;
   }
@@ -48,7 +50,7 @@ GradDtypes::GradDtypes(
     dtypes_.push_back(to_dtype(PyTuple_GET_ITEM(declared, i)));
     TORCH_CHECK(
         !dtypes_.back() ||
-            (THPVariable_Check(output) &&
+            (is_real_tensor(output) &&
              is_differentiable(
                  THPVariable_Unpack(output), non_differentiable)),
         "set_output_grad_dtype: got a concrete dtype for output ",
@@ -57,7 +59,7 @@ GradDtypes::GradDtypes(
         i,
         " instead.");
   }
-  Ref::steal(std::exchange(state.output_grad_dtypes(), nullptr));
+  Ref::steal(std::exchange(ctx.output_grad_dtypes(), nullptr));
 }
 
 void GradDtypes::declare(torch::autograd::Node& node) const {

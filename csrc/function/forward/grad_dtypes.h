@@ -1,18 +1,21 @@
 // The dtypes in which backward wants its gradients (ctx.set_output_grad_dtype).
 #pragma once
 
-#include <function/marks.h>
-#include <function/state.h>
+#include <function/ctx/ctx.h>
+#include <function/forward/marks.h>
+
+#include <optional>
+#include <vector>
 
 namespace torch_ext {
 
 /// One declaration for each output of a call, or none at all.
 class GradDtypes {
  public:
-  /// Takes out of `state` what was declared for `raw_outputs` (a tuple). Throws
-  /// torch's errors on misuse, and leaves it there.
+  /// Takes out of `ctx` what was declared for `raw_outputs`, a tuple. On misuse
+  /// throws torch's error and leaves it there.
   GradDtypes(
-      State& state,
+      Ctx& ctx,
       PyObject* raw_outputs,
       const Marked& non_differentiable);
 
@@ -20,7 +23,7 @@ class GradDtypes {
   void declare(torch::autograd::Node& node) const;
 
  private:
-  /// No dtype stands for any dtype.
+  /// None: any dtype.
   std::vector<std::optional<at::ScalarType>> dtypes_;
 };
 

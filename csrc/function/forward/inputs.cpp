@@ -1,8 +1,14 @@
-#include <function/inputs.h>
+#include <function/forward/inputs.h>
 
 #include <python/error.h>
 #include <python/names.h>
-#include <torch/csrc/autograd/python_variable.h>
+#include <python/tensor.h>
+#include <python/tuple.h>
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <utility>
 
 namespace torch_ext {
 
@@ -12,7 +18,7 @@ Inputs::Inputs(const Arguments& arguments) {
   requires_grad.reserve(count);
   bool any_requires_grad = false;
   for (PyObject* argument : arguments) {
-    if (!THPVariable_Check(argument)) {
+    if (!torch_ext::is_real_tensor(argument)) {
       is_tensor.push_back(false);
       requires_grad.push_back(false);
       continue;
@@ -49,7 +55,7 @@ torch::autograd::edge_list Inputs::edges() const {
 namespace {
 
 bool is_functorch_wrapper(PyObject* object) {
-  return THPVariable_Check(object) &&
+  return is_real_tensor(object) &&
       THPVariable_Unpack(object).key_set().has(
           c10::DispatchKey::FuncTorchGradWrapper);
 }
@@ -66,14 +72,13 @@ Arguments unwrap_dead(Arguments arguments) {
   }
   Ref functorch = checked(PyImport_ImportModule("torch._C._functorch"));
   Ref unwrap = checked(PyObject_GetAttr(functorch.get(), names.unwrap_if_dead));
-  Ref tuple = checked(PyTuple_New(arguments.size()));
-  for (Py_ssize_t i = 0; i < arguments.size(); ++i) {
-    Ref value = is_functorch_wrapper(arguments[i])
-        ? checked(PyObject_CallOneArg(unwrap.get(), arguments[i]))
-        : Ref::share(arguments[i]);
-    PyTuple_SET_ITEM(tuple.get(), i, value.release());
-  }
-  return Arguments(std::move(tuple));
+  return Arguments(
+      tuple_of(static_cast<size_t>(arguments.size()), [&](size_t i) {
+        PyObject* argument = arguments.items()[i];
+        return is_functorch_wrapper(argument)
+            ? checked(PyObject_CallOneArg(unwrap.get(), argument))
+            : Ref::share(argument);
+      }));
 }
 
 } // namespace torch_ext

@@ -2,14 +2,17 @@
 #pragma once
 
 #include <compat.h>
-#include <function/arguments.h>
+#include <function/forward/arguments.h>
 
 #include <c10/util/SmallVector.h>
+#include <torch/csrc/autograd/edge.h>
+
+#include <vector>
 
 namespace torch_ext {
 
-/// What a call of apply() has to know of its arguments. The tensors are
-/// borrowed from them.
+/// What a call of apply() has to know of its arguments, from which the tensors are
+/// borrowed.
 struct Inputs {
   c10::SmallVector<const at::Tensor*, 16> tensors;
   /// For each argument, whether it is a tensor, and whether it requires grad.
@@ -21,15 +24,15 @@ struct Inputs {
   /// Whether an input has a forward-mode tangent.
   bool has_tangent = false;
 
-  /// Throws where an argument's __instancecheck__ raises.
+  /// Throws TypeError for an argument that only claims to be a tensor.
   explicit Inputs(const Arguments& arguments);
 
   bool contains(const at::Tensor& tensor) const;
   torch::autograd::edge_list edges() const;
 };
 
-/// Replaces tensors that a functorch transform left behind, now over, by the
-/// tensors they wrap. Returns `arguments` itself where there are none.
+/// Replaces each tensor that is the wrapper of a torch.func transform which has
+/// ended by the tensor that it wraps.
 Arguments unwrap_dead(Arguments arguments);
 
 } // namespace torch_ext

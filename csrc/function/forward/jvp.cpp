@@ -1,9 +1,10 @@
-#include <function/jvp.h>
+#include <function/forward/jvp.h>
 
 #include <python/error.h>
 #include <python/gil.h>
 #include <python/names.h>
-#include <torch/csrc/autograd/python_variable.h>
+#include <python/tensor.h>
+#include <python/tuple.h>
 
 #include <ATen/Functions.h>
 
@@ -13,11 +14,13 @@ using torch::autograd::variable_list;
 
 namespace {
 
+/// A tangent as jvp gets it: a missing one becomes zeros, or None if ctx doesn't
+/// materialize it.
 Ref tangent_object(
-    const State& state,
+    const Ctx& ctx,
     const at::Tensor& input,
     const at::Tensor& tangent) {
-  if (tangent.defined() || !state.base.materialize_grads ||
+  if (tangent.defined() || !ctx.base.materialize_grads ||
       !torch::autograd::isDifferentiableType(input.scalar_type())) {
     return checked(THPVariable_Wrap(tangent));
   }
@@ -27,25 +30,21 @@ Ref tangent_object(
 } // namespace
 
 variable_list call_jvp(
-    State& state,
+    Ctx& ctx,
     const variable_list& inputs,
     const variable_list& tangents) {
   Gil gil;
-  const std::vector<bool>& is_tensor = state.base.is_variable_input;
-  Ref arguments = checked(PyTuple_New(static_cast<Py_ssize_t>(is_tensor.size())));
+  const std::vector<bool>& is_tensor = ctx.base.is_variable_input;
   size_t next_tensor = 0;
-  for (size_t i = 0; i < is_tensor.size(); ++i) {
-    Ref argument = Ref::share(Py_None);
-    if (is_tensor[i]) {
-      argument =
-          tangent_object(state, inputs[next_tensor], tangents[next_tensor]);
-      ++next_tensor;
+  Ref arguments = tuple_of(is_tensor.size(), [&](size_t i) {
+    if (!is_tensor[i]) {
+      return Ref::share(Py_None);
     }
-    PyTuple_SET_ITEM(
-        arguments.get(), static_cast<Py_ssize_t>(i), argument.release());
-  }
+    const size_t tensor = next_tensor++;
+    return tangent_object(ctx, inputs[tensor], tangents[tensor]);
+  });
 
-  Ref jvp = checked(PyObject_GetAttr(state.object(), names.apply_jvp));
+  Ref jvp = checked(PyObject_GetAttr(ctx.object(), names.apply_jvp));
   Ref result =
       as_tuple(checked(PyObject_CallObject(jvp.get(), arguments.get())));
 
@@ -59,12 +58,12 @@ variable_list call_jvp(
       continue;
     }
     TORCH_CHECK(
-        THPVariable_Check(tangent),
+        is_real_tensor(tangent),
         "expected Variable or None (got ",
         Py_TYPE(tangent)->tp_name,
         ") for grad output ",
         i,
-        ".")
+        ".");
     output_tangents.push_back(THPVariable_Unpack(tangent));
   }
   return output_tangents;

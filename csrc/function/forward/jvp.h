@@ -1,15 +1,15 @@
 // Forward-mode AD: the user's jvp.
 #pragma once
 
-#include <function/state.h>
+#include <function/ctx/ctx.h>
 
 namespace torch_ext {
 
-/// Calls jvp with the inputs' tangents (undefined where there is none; zeros
-/// are made of them if ctx materializes) and returns what it gave. `inputs` are
-/// the tensors among the arguments.
+/// Calls jvp with the tangents of `inputs`, the tensors among forward's arguments,
+/// and returns what jvp returned. A tangent is undefined if the input has none. Throws
+/// what jvp raises.
 torch::autograd::variable_list call_jvp(
-    State& state,
+    Ctx& ctx,
     const torch::autograd::variable_list& inputs,
     const torch::autograd::variable_list& tangents);
 

@@ -1,8 +1,9 @@
-#include <function/marks.h>
+#include <function/forward/marks.h>
 
 #include <python/error.h>
+#include <python/tensor.h>
 
-#include <torch/csrc/autograd/python_variable.h>
+#include <utility>
 
 namespace torch_ext {
 
@@ -12,7 +13,7 @@ namespace {
 
 void insert_tensors(Marked& marked, PyObject* const* begin, PyObject* const* end) {
   for (PyObject* const* item = begin; item != end; ++item) {
-    if (THPVariable_Check(*item)) {
+    if (is_real_tensor(*item)) {
       marked.insert(THPVariable_Unpack(*item).unsafeGetTensorImpl());
     }
   }
@@ -20,12 +21,12 @@ void insert_tensors(Marked& marked, PyObject* const* begin, PyObject* const* end
 
 } // namespace
 
-// Users match on torch's messages, which end in the air in some releases.
+// Users match on torch's messages, some of which break off in some releases.
 
-Marked take_non_differentiable(State& state) {
+Marked take_non_differentiable(Ctx& ctx) {
   Marked marked;
   Ref tuple =
-      Ref::steal(std::exchange(state.base.non_differentiable, nullptr));
+      Ref::steal(std::exchange(ctx.base.non_differentiable, nullptr));
   if (!tuple) {
     return marked;
   }
@@ -36,7 +37,7 @@ Marked take_non_differentiable(State& state) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
     TORCH_CHECK(
-        THPVariable_Check(item),
+        is_real_tensor(item),
         "mark_non_differentiable only accepts variable arguments, but got ",
         compat::message_end(Py_TYPE(item)->tp_name));
     marked.insert(THPVariable_Unpack(item).unsafeGetTensorImpl());
@@ -44,9 +45,9 @@ Marked take_non_differentiable(State& state) {
   return marked;
 }
 
-Marked take_dirty(State& state) {
+Marked take_dirty(Ctx& ctx) {
   Marked marked;
-  Ref tuple = Ref::steal(std::exchange(state.base.dirty_tensors, nullptr));
+  Ref tuple = Ref::steal(std::exchange(ctx.base.dirty_tensors, nullptr));
   if (!tuple) {
     return marked;
   }
@@ -57,7 +58,7 @@ Marked take_dirty(State& state) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
     TORCH_CHECK(
-        THPVariable_Check(item),
+        is_real_tensor(item),
         "mark_dirty can only accept variables, but argument ",
         compat::message_end(i, " is of type ", Py_TYPE(item)->tp_name));
     const at::Tensor& tensor = THPVariable_Unpack(item);
@@ -67,9 +68,9 @@ Marked take_dirty(State& state) {
   return marked;
 }
 
-Marked saved_by_setup_context(const State& state, const TensorsToSave& to_save) {
+Marked saved_by_setup_context(const Ctx& ctx, const TensorsToSave& to_save) {
   Marked marked;
-  if (const Ref saved = Ref::share(state.base.saved_for_forward)) {
+  if (const Ref saved = Ref::share(ctx.base.saved_for_forward)) {
     PyObject* tuple = saved.get();
     TORCH_CHECK(
         PyTuple_Check(tuple),

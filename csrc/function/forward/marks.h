@@ -1,8 +1,8 @@
 // The tensors that ctx was told about: ctx.mark_dirty() and the like.
 #pragma once
 
-#include <function/saved.h>
-#include <function/state.h>
+#include <function/ctx/ctx.h>
+#include <function/ctx/saved.h>
 
 #include <unordered_set>
 
@@ -11,16 +11,17 @@ namespace torch_ext {
 /// Tensors by identity.
 using Marked = std::unordered_set<at::TensorImpl*>;
 
-/// Takes out of `state` what was marked non-differentiable. Throws torch's
-/// errors on misuse.
-Marked take_non_differentiable(State& state);
+/// Takes out of `ctx` what was marked non-differentiable. Throws torch's error on
+/// misuse.
+Marked take_non_differentiable(Ctx& ctx);
 
 /// The same for what was marked dirty; counts the modification of each.
-Marked take_dirty(State& state);
+Marked take_dirty(Ctx& ctx);
 
-/// The tensors that setup_context saved: it saw forward's own outputs, so an
-/// input among them must not become another tensor on its way out.
-Marked saved_by_setup_context(const State& state, const TensorsToSave& to_save);
+/// The tensors that setup_context saved. It saw forward's own outputs, so an input
+/// that is both saved and returned may not become another tensor (a view of
+/// itself) on its way out.
+Marked saved_by_setup_context(const Ctx& ctx, const TensorsToSave& to_save);
 
 /// Whether gradients flow back from `output`.
 bool is_differentiable(

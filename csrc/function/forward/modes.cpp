@@ -1,8 +1,7 @@
-#include <function/modes.h>
+#include <function/forward/modes.h>
 
 #include <ATen/FuncTorchTLS.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/csrc/jit/frontend/tracer.h>
 
 namespace torch_ext {
 
@@ -16,10 +15,6 @@ void check_single_level_allowed() {
   if (const auto& functorch = at::functorch::functorchTLSAccessor()) {
     functorch->checkSupportsSingleLevelAutogradFunction();
   }
-}
-
-bool tracing() {
-  return torch::jit::tracer::isTracing();
 }
 
 } // namespace torch_ext

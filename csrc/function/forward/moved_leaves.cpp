@@ -1,4 +1,4 @@
-#include <function/moved_leaves.h>
+#include <function/forward/moved_leaves.h>
 
 #include <ATen/EmptyTensor.h>
 #include <torch/csrc/autograd/function_hook.h>
@@ -23,7 +23,8 @@ struct RefusesGradient final : torch::autograd::FunctionPreHook {
   }
 };
 
-/// A tensor for an emptied node to hold, made past all modes, which would see it.
+/// A tensor for an emptied node to hold. It is made without the dispatcher: a mode
+/// would see an operator there.
 at::Tensor make_stand_in() {
   at::Tensor tensor = at::detail::empty_cpu(
       {0}, at::kFloat, /*pin_memory=*/false, std::nullopt);

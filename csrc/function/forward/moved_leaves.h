@@ -2,18 +2,20 @@
 #pragma once
 
 #include <compat.h>
-#include <function/inputs.h>
-#include <function/marks.h>
+#include <function/forward/inputs.h>
+#include <function/forward/marks.h>
+
+#include <vector>
 
 namespace torch_ext {
 
 /// Watches the inputs marked dirty while torch makes them outputs.
 ///
-/// torch moves a changed input behind the new node, and takes it out of the node
-/// that accumulates its gradient. It refuses to where that is in use, for leaves
-/// that require grad; but forward may have detached the leaf, or its user before.
-/// A backward that comes to the emptied node ends the process on stock torch.
-/// Here it raises an error.
+/// torch moves a changed input behind the new node, and empties the node that used
+/// to accumulate its gradient. It refuses to if the input is a leaf that requires
+/// grad, but forward, or its caller, may have detached the leaf first. A backward
+/// that then reaches the emptied node ends the process on stock torch. Here it
+/// raises an error.
 class MovedLeaves {
  public:
   MovedLeaves(const Inputs& inputs, const Marked& dirty);

@@ -1,14 +1,19 @@
-#include <function/outputs.h>
+#include <function/forward/outputs.h>
 
-#include <function/grad_dtypes.h>
-#include <function/jvp.h>
-#include <function/marks.h>
-#include <function/moved_leaves.h>
+#include <function/forward/grad_dtypes.h>
+#include <function/forward/jvp.h>
+#include <function/forward/marks.h>
+#include <function/forward/moved_leaves.h>
+#include <function/torch_own.h>
 #include <python/error.h>
 #include <python/names.h>
+#include <python/tensor.h>
 
 #include <ATen/PythonTorchFunctionTLS.h>
-#include <torch/csrc/autograd/python_variable.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/forward_grad.h>
+
+#include <utility>
 
 namespace torch_ext {
 
@@ -25,7 +30,7 @@ at::Tensor view_as_self_by_python(const at::Tensor& tensor) {
   Ref view = checked(PyObject_CallMethodObjArgs(
       object.get(), names.view_as, object.get(), nullptr));
   TORCH_CHECK_TYPE(
-      THPVariable_Check(view.get()),
+      is_real_tensor(view.get()),
       "view_as of an output of type ",
       Py_TYPE(object.get())->tp_name,
       " must return a Tensor, got ",
@@ -33,21 +38,17 @@ at::Tensor view_as_self_by_python(const at::Tensor& tensor) {
   return THPVariable_Unpack(view.get());
 }
 
-/// Whether tensor.view_as(tensor) in Python would come straight to ATen: a
-/// plain tensor, no mode that watches, the method torch's own.
+/// Whether tensor.view_as(tensor) in Python would go straight to ATen: the tensor is
+/// plain, no mode intercepts, and the method is torch's own.
 bool has_plain_view_as(PyObject* object) {
-  // Owned for the life of the process.
-  static PyObject* const view_as =
-      compat::type_lookup(
-          reinterpret_cast<PyTypeObject*>(THPVariableClass), names.view_as)
-          .release();
   return THPVariable_CheckExact(object) &&
       !at::impl::torch_function_mode_enabled() &&
-      compat::type_lookup(Py_TYPE(object), names.view_as).get() == view_as;
+      compat::type_lookup(Py_TYPE(object), names.view_as).get() ==
+      torch_own.view_as.get();
 }
 
-/// An input that is returned as it is becomes a view of itself, made as if in
-/// forward, so that it can have a grad_fn of its own.
+/// A view of the whole tensor, made as if by forward: an input that is returned as it
+/// is becomes one, so that it can have a grad_fn of its own.
 at::Tensor view_as_self(PyObject* object) {
   at::AutoFwGradMode no_tangents(false);
   at::AutoGradMode no_grad(false);
@@ -60,28 +61,28 @@ at::Tensor view_as_self(PyObject* object) {
 class Wrapping {
  public:
   Wrapping(
-      State& state,
+      Ctx& ctx,
       const Inputs& inputs,
       PyObject* raw_outputs,
       const TensorsToSave& to_save,
       bool separate_setup)
-      : state_(state),
+      : ctx_(ctx),
         inputs_(inputs),
         raw_(raw_outputs),
         count_(PyTuple_GET_SIZE(raw_outputs)),
         executable_(inputs.executable),
-        non_differentiable_(take_non_differentiable(state)),
-        dirty_(take_dirty(state)),
-        grad_dtypes_(state, raw_outputs, non_differentiable_) {
+        non_differentiable_(take_non_differentiable(ctx)),
+        dirty_(take_dirty(ctx)),
+        grad_dtypes_(ctx, raw_outputs, non_differentiable_) {
     if (separate_setup) {
-      saved_by_setup_ = saved_by_setup_context(state, to_save);
+      saved_by_setup_ = saved_by_setup_context(ctx, to_save);
     }
   }
 
   Wrapped run() {
     outputs_ = checked(PyTuple_New(count_));
     if (executable_) {
-      state_.packed_outputs.begin(state_.base.output_info);
+      ctx_.packed_outputs.begin(ctx_.base.output_info);
     }
     if (is_common_case()) {
       wrap_here();
@@ -89,21 +90,22 @@ class Wrapping {
       wrap_by_torch();
     }
     if (executable_) {
-      grad_dtypes_.declare(state_.node());
+      grad_dtypes_.declare(ctx_.node());
     }
     return {std::move(outputs_), std::move(attached_)};
   }
 
  private:
-  /// In-place changes, tangents and pure views are torch's to check, and so is
-  /// the error of saving in setup_context an input that is returned as it is.
+  /// Whether wrap_here() will do. Calls with in-place changes, tangents or pure views
+  /// are left to torch's own code, and so is the error for an input that is returned
+  /// as it is and was saved by setup_context.
   bool is_common_case() const {
-    if (!dirty_.empty() || inputs_.has_tangent || state_.base.pure_view) {
+    if (!dirty_.empty() || inputs_.has_tangent || ctx_.base.pure_view) {
       return false;
     }
     for (Py_ssize_t i = 0; i < count_ && !saved_by_setup_.empty(); ++i) {
       PyObject* raw = PyTuple_GET_ITEM(raw_, i);
-      if (THPVariable_Check(raw)) {
+      if (is_real_tensor(raw)) {
         const at::Tensor& tensor = THPVariable_Unpack(raw);
         if (inputs_.contains(tensor) &&
             saved_by_setup_.count(tensor.unsafeGetTensorImpl()) != 0) {
@@ -118,15 +120,15 @@ class Wrapping {
     return torch_ext::is_differentiable(tensor, non_differentiable_);
   }
 
-  /// Stores an output that is `tensor` now and was `raw`, and what backward
-  /// needs to make a zero gradient for it.
+  /// Stores output `i`, which was `raw` and is `tensor` now, and notes what backward
+  /// needs in order to make a zero gradient for it.
   void store(Py_ssize_t i, PyObject* raw, const at::Tensor& tensor) {
     if (executable_) {
       // Nested tensors can't be made from sizes alone.
       const bool by_zeros_like =
           count_ > 1 && tensor.is_nested() && is_differentiable(tensor);
-      state_.packed_outputs.add(
-          state_.base.output_info, tensor, by_zeros_like);
+      ctx_.packed_outputs.add(
+          ctx_.base.output_info, tensor, by_zeros_like);
     }
     PyObject* output = tensor.is_same(THPVariable_Unpack(raw))
         ? Py_NewRef(raw)
@@ -136,7 +138,7 @@ class Wrapping {
 
   void store_other(Py_ssize_t i, PyObject* raw) {
     if (executable_) {
-      state_.packed_outputs.add_none(state_.base.output_info);
+      ctx_.packed_outputs.add_none(ctx_.base.output_info);
     }
     PyTuple_SET_ITEM(outputs_.get(), i, Py_NewRef(raw));
   }
@@ -145,7 +147,7 @@ class Wrapping {
   at::Tensor wrap_tensor(Py_ssize_t i, PyObject* raw, bool differentiable);
   void wrap_by_torch();
 
-  State& state_;
+  Ctx& ctx_;
   const Inputs& inputs_;
   PyObject* raw_;
   Py_ssize_t count_;
@@ -158,14 +160,14 @@ class Wrapping {
   compat::NodePtr attached_;
 };
 
-/// The common case: nothing was modified in place and no input has a tangent.
+/// Does what torch's code does in the common case.
 void Wrapping::wrap_here() {
   int differentiable_outputs = 0;
   for (Py_ssize_t i = 0; i < count_; ++i) {
     PyObject* raw = PyTuple_GET_ITEM(raw_, i);
-    if (!THPVariable_Check(raw)) {
+    if (!is_real_tensor(raw)) {
       if (executable_) {
-        state_.node().add_input_metadata(Node::undefined_input());
+        ctx_.node().add_input_metadata(Node::undefined_input());
       }
       store_other(i, raw);
       continue;
@@ -176,7 +178,7 @@ void Wrapping::wrap_here() {
     store(i, raw, wrap_tensor(i, raw, differentiable));
   }
   if (compat::kNodeCreationHooks && executable_) {
-    attached_ = compat::node_of(state_.base.cdata);
+    attached_ = compat::node_of(ctx_.base.cdata);
   }
   if (differentiable_outputs < 2) {
     return;
@@ -184,7 +186,7 @@ void Wrapping::wrap_here() {
   // Autograd can't rebase the history of one output among several.
   for (Py_ssize_t i = 0; i < count_; ++i) {
     PyObject* output = PyTuple_GET_ITEM(outputs_.get(), i);
-    if (THPVariable_Check(output)) {
+    if (is_real_tensor(output)) {
       auto* view = impl::get_view_autograd_meta(THPVariable_Unpack(output));
       if (view != nullptr && view->has_bw_view()) {
         view->set_creation_meta(CreationMeta::MULTI_OUTPUT_NODE);
@@ -201,9 +203,9 @@ at::Tensor Wrapping::wrap_tensor(
   const bool is_input = inputs_.contains(tensor);
   if (executable_) {
     if (differentiable) {
-      state_.node().add_input_metadata(tensor);
+      ctx_.node().add_input_metadata(tensor);
     } else {
-      state_.node().add_input_metadata(Node::undefined_input());
+      ctx_.node().add_input_metadata(Node::undefined_input());
     }
   }
   if (differentiable || !tensor.requires_grad()) {
@@ -213,7 +215,7 @@ at::Tensor Wrapping::wrap_tensor(
     if (differentiable) {
       impl::set_gradient_edge(
           tensor,
-          {compat::node_of(state_.base.cdata), static_cast<uint32_t>(i)});
+          {compat::node_of(ctx_.base.cdata), static_cast<uint32_t>(i)});
     }
   } else if (is_input) {
     // An alias, so that the caller's tensor keeps its requires_grad.
@@ -234,7 +236,7 @@ void Wrapping::wrap_by_torch() {
   for (Py_ssize_t i = 0; i < count_; ++i) {
     PyObject* item = PyTuple_GET_ITEM(raw_, i);
     raw.emplace_back();
-    if (THPVariable_Check(item)) {
+    if (is_real_tensor(item)) {
       raw.back() = THPVariable_Unpack(item);
     }
   }
@@ -244,13 +246,13 @@ void Wrapping::wrap_by_torch() {
       non_differentiable_,
       dirty_,
       raw,
-      executable_ ? compat::node_of(state_.base.cdata) : compat::NodePtr(),
+      executable_ ? compat::node_of(ctx_.base.cdata) : compat::NodePtr(),
       [this](const variable_list& primals, const variable_list& tangents) {
-        return call_jvp(state_, primals, tangents);
+        return call_jvp(ctx_, primals, tangents);
       },
       saved_by_setup_,
       view_as_self_by_python,
-      state_.base.pure_view,
+      ctx_.base.pure_view,
       attached_);
   for (Py_ssize_t i = 0; i < count_; ++i) {
     PyObject* item = PyTuple_GET_ITEM(raw_, i);
@@ -266,12 +268,12 @@ void Wrapping::wrap_by_torch() {
 } // namespace
 
 Wrapped wrap_outputs(
-    State& state,
+    Ctx& ctx,
     const Inputs& inputs,
     PyObject* raw_outputs,
     const TensorsToSave& to_save,
     bool separate_setup) {
-  return Wrapping(state, inputs, raw_outputs, to_save, separate_setup).run();
+  return Wrapping(ctx, inputs, raw_outputs, to_save, separate_setup).run();
 }
 
 } // namespace torch_ext

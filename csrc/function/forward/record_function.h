@@ -1,18 +1,20 @@
 // A call of apply() as the profiler and other observers see it.
 #pragma once
 
-#include <function/arguments.h>
+#include <function/forward/arguments.h>
 
 #include <ATen/record_function.h>
+
 #include <optional>
+#include <utility>
 
 namespace torch_ext {
 
-/// Reports a call under the class's name while it lives, inputs included where
-/// an observer wants them. Nothing but a check where nobody observes.
+/// Reports the call, under the name of the class, for as long as it lives: with
+/// inputs if an observer wants them. If nobody observes, this is one check.
 class ObservedCall {
  public:
-  /// Throws where an argument's __instancecheck__ raises.
+  /// Throws TypeError for an argument that only claims to be a tensor.
   ObservedCall(PyTypeObject* cls, const Arguments& arguments) {
     if (auto callbacks =
             at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION)) {

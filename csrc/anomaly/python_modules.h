@@ -1,0 +1,12 @@
+// The modules of torch_ext that C++ calls.
+#pragma once
+
+namespace torch_ext {
+
+/// record(metadata, node_name, exception) and finish(exception, roots).
+constexpr const char* kFailuresModule = "torch_ext.anomaly.failures";
+
+/// format_lines(positions) and to_frames(positions).
+constexpr const char* kTracebackModule = "torch_ext.anomaly.traceback";
+
+} // namespace torch_ext

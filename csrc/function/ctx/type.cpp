@@ -1,0 +1,109 @@
+#include <function/ctx/type.h>
+
+#include <compat.h>
+#include <function/ctx/ctx.h>
+#include <function/ctx/gc.h>
+#include <python/error.h>
+#include <python/names.h>
+
+#include <torch/csrc/autograd/python_function.h>
+
+namespace torch_ext {
+
+namespace {
+
+/// isinstance(object, cls), or isinstance(object, torch's class behind it).
+PyObject* py_instancecheck(PyObject* cls, PyObject* object) {
+  auto* type = reinterpret_cast<PyTypeObject*>(cls);
+  if (PyObject_TypeCheck(object, type)) {
+    Py_RETURN_TRUE;
+  }
+  const Ref bases = Ref::share(type->tp_bases);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases.get()); ++i) {
+    auto* base =
+        reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(bases.get(), i));
+    if (base != &CtxType && PyObject_TypeCheck(object, base)) {
+      Py_RETURN_TRUE;
+    }
+  }
+  Py_RETURN_FALSE;
+}
+
+PyMethodDef meta_methods[] = {
+    {"__instancecheck__", py_instancecheck, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
+} // namespace
+
+PyTypeObject CtxMetaType{};
+PyTypeObject CtxType{};
+
+Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions) {
+  auto* backward = reinterpret_cast<PyObject*>(backward_cls);
+  Ref module = checked(PyObject_GetAttr(backward, names.__module__));
+  Ref qualname = checked(PyObject_GetAttr(backward, names.__qualname__));
+  Ref dict =
+      checked(additions != nullptr ? PyDict_Copy(additions) : PyDict_New());
+  check_status(PyDict_SetItem(dict.get(), names.__module__, module.get()));
+  check_status(PyDict_SetItem(dict.get(), names.__qualname__, qualname.get()));
+  // In the class's own dict, where compiled autograd's guards look for it.
+  Ref own = compat::type_dict(backward_cls);
+  if (Ref forward = find_item(own.get(), names._forward_cls)) {
+    check_status(PyDict_SetItem(dict.get(), names._forward_cls, forward.get()));
+  }
+  PyTypeObject* metaclass = Py_TYPE(backward_cls) == &PyType_Type
+      ? &CtxMetaType
+      : Py_TYPE(backward_cls);
+  Ref type = checked(PyObject_CallFunction(
+      reinterpret_cast<PyObject*>(metaclass),
+      "s(OO)O",
+      backward_cls->tp_name,
+      reinterpret_cast<PyObject*>(&CtxType),
+      backward,
+      dict.get()));
+  TORCH_CHECK_TYPE(
+      PyType_Check(type.get()) &&
+          is_ctx_type(reinterpret_cast<PyTypeObject*>(type.get())),
+      "torch_ext can't subclass ",
+      backward_cls->tp_name,
+      ", the _backward_cls of this Function: its metaclass returned an object of type ",
+      Py_TYPE(type.get())->tp_name);
+  auto& finalize = reinterpret_cast<PyTypeObject*>(type.get())->tp_finalize;
+  if (finalize == nullptr) {
+    finalize = finalize_ctx;
+  }
+  return type;
+}
+
+void init_ctx_types() {
+  if (CtxType.tp_dict != nullptr) {
+    return;
+  }
+  Py_SET_REFCNT(reinterpret_cast<PyObject*>(&CtxMetaType), 1);
+  CtxMetaType.tp_name = "torch_ext._C.CtxMeta";
+  CtxMetaType.tp_basicsize = PyType_Type.tp_basicsize;
+  CtxMetaType.tp_itemsize = PyType_Type.tp_itemsize;
+  CtxMetaType.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE;
+  CtxMetaType.tp_base = &PyType_Type;
+  CtxMetaType.tp_methods = meta_methods;
+
+  Py_SET_REFCNT(reinterpret_cast<PyObject*>(&CtxType), 1);
+  // torch's own name: Python puts it into the messages of attribute errors.
+  CtxType.tp_name = THPFunctionType.tp_name;
+  CtxType.tp_doc = PyDoc_STR(
+      "The ctx of a Function's call, and the grad_fn of what it returned.");
+  CtxType.tp_basicsize = sizeof(Ctx);
+  CtxType.tp_flags =
+      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC;
+  CtxType.tp_base = &THPFunctionType;
+  CtxType.tp_new = ctx_new;
+  CtxType.tp_dealloc = ctx_dealloc;
+  CtxType.tp_traverse = traverse_ctx;
+  CtxType.tp_clear = clear_ctx;
+  CtxType.tp_getset = ctx_attributes;
+  CtxType.tp_methods = ctx_methods;
+  check_status(PyType_Ready(&CtxMetaType));
+  check_status(PyType_Ready(&CtxType));
+}
+
+} // namespace torch_ext

@@ -1,0 +1,32 @@
+// The Python type of ctx.
+#pragma once
+
+#include <python/ref.h>
+
+namespace torch_ext {
+
+/// torch_ext._C.Ctx. Instances are always of a subclass, one for each Function.
+extern PyTypeObject CtxType;
+
+/// The metaclass of CtxType's subclasses. Their isinstance() also holds for
+/// instances of the class that torch made for the Function: nodes that are older
+/// than the subclass.
+extern PyTypeObject CtxMetaType;
+
+inline bool is_ctx_type(PyTypeObject* type) {
+  return PyType_IsSubtype(type, &CtxType) != 0;
+}
+
+/// Makes a subclass of CtxType and of `backward_cls`, the class that torch made
+/// for a Function, with the same name. `additions`, a dict or null, is what it
+/// has beyond torch's. Throws.
+Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions);
+
+/// Once, at import: makes both types ready. Throws.
+void init_ctx_types();
+
+// The tables of CtxType (attributes.cpp and methods.cpp).
+extern PyGetSetDef ctx_attributes[];
+extern PyMethodDef ctx_methods[];
+
+} // namespace torch_ext

@@ -1,2 +1,0 @@
-// One translation unit: parsing torch's headers takes longer than compiling these.
-#include <python/names.cpp>
