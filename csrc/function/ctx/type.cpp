@@ -58,8 +58,8 @@ Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions) {
       reinterpret_cast<PyObject*>(metaclass),
       "s(OO)O",
       backward_cls->tp_name,
-      reinterpret_cast<PyObject*>(&CtxType),
       backward,
+      reinterpret_cast<PyObject*>(&CtxType),
       dict.get()));
   TORCH_CHECK_TYPE(
       PyType_Check(type.get()) &&

@@ -17,9 +17,10 @@ inline bool is_ctx_type(PyTypeObject* type) {
   return PyType_IsSubtype(type, &CtxType) != 0;
 }
 
-/// Makes a subclass of CtxType and of `backward_cls`, the class that torch made
-/// for a Function, with the same name. `additions`, a dict or null, is what it
-/// has beyond torch's. Throws.
+/// Makes a subclass of `backward_cls`, the class that torch made for a Function, and
+/// of CtxType, with the same name. In its MRO CtxType comes just before
+/// torch._C._FunctionBase: what Python classes override there, they override in ours.
+/// `additions`, a dict or null, is what it has beyond torch's. Throws.
 Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions);
 
 /// Once, at import: makes both types ready. Throws.

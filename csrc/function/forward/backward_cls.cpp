@@ -42,9 +42,12 @@ Ref require_backward_cls(PyTypeObject* cls) {
   return found;
 }
 
-/// The class in the MRO of `cls` that has `backward` itself in its dict as
-/// _backward_cls; null if that was computed in some way.
+/// The class in the MRO of `cls` whose dict has `backward` as _backward_cls; null if a
+/// metaclass or a descriptor has computed it.
 Ref owner_of(PyObject* backward, PyTypeObject* cls) {
+  if (compat::type_lookup(Py_TYPE(cls), names._backward_cls)) {
+    return Ref();
+  }
   const Ref mro = Ref::share(cls->tp_mro);
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro.get()); ++i) {
     PyObject* owner = PyTuple_GET_ITEM(mro.get(), i);
@@ -69,24 +72,46 @@ bool replace_backward_cls(
   if (current.get() != expected) {
     return false;
   }
-  // Past a __setattr__ of the metaclass: type(grad_fn) is no assignment of the
-  // user's.
+  // Not by a __setattr__ of the metaclass, which sees the user's assignments only.
   check_status(PyType_Type.tp_setattro(owner, names._backward_cls, made));
   return true;
 }
 
-/// The type of ctx for a class that stands in no dict as _backward_cls. It is kept
-/// in a dict of its own: that of `backward`.
-Ref ctx_type_of_computed(PyObject* backward, PyObject* additions) {
-  auto* backward_cls = reinterpret_cast<PyTypeObject*>(backward);
-  Ref dict = compat::type_dict(backward_cls);
-  Ref known = find_item(dict.get(), names._torch_ext_ctx_type);
-  if (!known) {
-    known = make_ctx_type(backward_cls, additions);
-    check_status(PyType_Type.tp_setattro(
-        backward, names._torch_ext_ctx_type, known.get()));
+/// Whether `type` is what make_ctx_type() makes with these `additions`.
+bool is_ctx_type_with(PyTypeObject* type, PyObject* additions) {
+  if (!is_ctx_type(type) || PyTuple_GET_SIZE(type->tp_bases) != 2 ||
+      PyTuple_GET_ITEM(type->tp_bases, 1) !=
+          reinterpret_cast<PyObject*>(&CtxType)) {
+    return false;
   }
-  return known;
+  Ref dict = compat::type_dict(type);
+  PyObject* name = nullptr;
+  Py_ssize_t position = 0;
+  while (additions != nullptr &&
+         PyDict_Next(additions, &position, &name, nullptr)) {
+    if (!find_item(dict.get(), name)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// The subclass that make_ctx_type() has made of `backward` and that still lives, or
+/// a new one: Functions that share torch's class share ours.
+Ref ctx_type_of(PyTypeObject* backward_cls, PyObject* additions) {
+  Ref subclasses = checked(PyObject_CallMethod(
+      reinterpret_cast<PyObject*>(&PyType_Type),
+      "__subclasses__",
+      "O",
+      reinterpret_cast<PyObject*>(backward_cls)));
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(subclasses.get()); ++i) {
+    PyObject* subclass = PyList_GET_ITEM(subclasses.get(), i);
+    if (is_ctx_type_with(
+            reinterpret_cast<PyTypeObject*>(subclass), additions)) {
+      return Ref::share(subclass);
+    }
+  }
+  return make_ctx_type(backward_cls, additions);
 }
 
 } // namespace
@@ -98,11 +123,14 @@ Ref ctx_type_for(PyTypeObject* cls, PyObject* additions) {
     if (is_ctx_type(backward_cls)) {
       return backward;
     }
+    Ref made = ctx_type_of(backward_cls, additions);
     Ref owner = owner_of(backward.get(), cls);
     if (!owner) {
-      return ctx_type_of_computed(backward.get(), additions);
+      // What computes it may return it again: its own dict keeps ours alive.
+      check_status(PyType_Type.tp_setattro(
+          backward.get(), names._torch_ext_ctx_type, made.get()));
+      return made;
     }
-    Ref made = make_ctx_type(backward_cls, additions);
     if (replace_backward_cls(cls, owner.get(), backward.get(), made.get())) {
       Ref owner_ref = checked(PyWeakref_NewRef(owner.get(), forget_owner));
       check_status(PySet_Add(owners, owner_ref.get()));

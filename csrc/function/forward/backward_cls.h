@@ -12,8 +12,8 @@ namespace torch_ext {
 /// It replaces torch's class as cls._backward_cls, so that type(grad_fn) is
 /// cls._backward_cls as on stock torch; and so cls keeps it alive, and the garbage
 /// collector sees the cycle. Where a metaclass or a descriptor computes
-/// cls._backward_cls there is nothing to replace: the type is then a subclass of
-/// what was computed, and kept alive by that.
+/// cls._backward_cls there is nothing to replace: type(grad_fn) is then a subclass of
+/// what was computed, which keeps it alive.
 ///
 /// Throws what the lookup raises, and TypeError if _backward_cls is no class that
 /// a grad_fn can be made of.
