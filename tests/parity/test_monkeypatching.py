@@ -1,5 +1,8 @@
 """Rules replaced on a class, or on a base of it, after its first use."""
 
+import sys
+import warnings
+
 import torch
 from harness import scenario
 
@@ -384,3 +387,45 @@ def many_patches(s):
         function.forward = staticmethod(lambda ctx, x, factor=factor: x * factor)
         y = function.apply(x)
     s.record("last", y)
+
+
+@scenario
+def forward_is_a_descriptor_that_replaces_itself(s):
+    class Once:
+        def __get__(self, instance, cls):
+            number = self.number
+
+            def forward(ctx, x):
+                return x * number
+
+            cls.forward = Once()  # the last reference to this one goes
+            cls.forward.number = number + 1 if hasattr(cls, "forward") and number < 5 else 1
+            return forward
+
+    class Changes(s.Function):
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    first = Once()
+    first.number = 1
+    Changes.forward = first
+    del first
+    for call in range(8):
+        s.outcome(f"call {call}", Changes.apply, s.randn(2, requires_grad=True))
+
+
+@scenario
+def type_cache_is_cleared_between_changes(s):
+    class Changes(s.Function):
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for number in range(50):
+            Changes.forward = staticmethod(lambda ctx, x, number=number: x * number)
+            for _ in range(2):
+                sys._clear_type_cache()
+                s.record(number, Changes.apply(torch.ones(1, device=s.device)))

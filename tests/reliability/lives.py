@@ -211,6 +211,34 @@ def reloads_modules():
     assert torch.autograd.Variable._execution_engine is stock[1]
 
 
+def drops_hooks_after_a_subinterpreter():
+    """PyGILState_Check() answers yes from then on, also where torch has released the GIL to free a tensor."""
+    try:
+        import _interpreters as interpreters
+    except ImportError:  # up to Python 3.12
+        import _xxsubinterpreters as interpreters
+    other = interpreters.create()
+    if hasattr(interpreters, "exec"):
+        interpreters.exec(other, "pass")
+    else:
+        interpreters.run_string(other, "pass")
+    interpreters.destroy(other)
+    ended = []
+    for number in range(100):
+
+        class Ends:
+            def __del__(self, number=number):
+                ended.append(number)
+
+        x = leaf()
+        torch_ext.hooks.register_tensor_hook(x, lambda grad, ends=Ends(): grad)
+        y = Double.apply(x)
+        torch_ext.hooks.register_node_posthook(y.grad_fn, lambda *grads, ends=Ends(): None)
+        del x, y
+    gc.collect()
+    assert len(ended) == 200, ended
+
+
 def imports_again():
     check()
     y = Double.apply(x := leaf())

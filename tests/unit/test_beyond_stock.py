@@ -219,3 +219,81 @@ def test_a_leaf_detached_in_forward_of_a_call_that_fails(x):
         Fails.apply(x, torch.ones(2, requires_grad=True))
     with pytest.raises(RuntimeError, match=MOVED):
         before.sum().backward()
+
+
+@pytest.mark.parametrize("inputs", [1, 65])
+def test_flags_that_an_init_sets_are_not_lost(x, inputs):
+    flags = ("made", "up")
+
+    class Flagged(Double):
+        @staticmethod
+        def forward(ctx, *tensors):
+            assert ctx.needs_input_grad == (True,) * inputs
+            return tensors[0] * 2
+
+    def __init__(self):
+        self.needs_input_grad = flags
+
+    Flagged._backward_cls.__init__ = __init__
+    before = sys.getrefcount(flags)
+    for _ in range(5):
+        Flagged.apply(*[x] * inputs)
+    assert sys.getrefcount(flags) == before
+
+
+def test_flags_asked_for_by_a_finaliser_while_they_are_made(x):
+    seen = []
+
+    class Asks:
+        def __init__(self, ctx):
+            self.ctx, self.cycle = ctx, self
+
+        def __del__(self):
+            seen.append(self.ctx.needs_input_grad)
+
+    class Flagged(Double):
+        @staticmethod
+        def forward(ctx, *tensors):
+            # Up to Python 3.11 the next allocation collects garbage: that of the tuple, too long for a free list.
+            Asks(ctx)
+            threshold = gc.get_threshold()
+            gc.set_threshold(1)
+            try:
+                flags = ctx.needs_input_grad
+            finally:
+                gc.set_threshold(*threshold)
+            gc.collect()
+            assert seen and all(each is flags for each in (*seen, ctx.needs_input_grad))
+            return tensors[0] * 2
+
+    gc.collect()
+    Flagged.apply(*[x] * 40)
+
+
+def test_parent_whose_ctx_has_a_name_of_its_own(x):
+    class Named(Double):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.name = "not to be called"
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return Fails.apply(grad * x)
+
+    class Fails(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise ArithmeticError("on purpose")
+
+    with pytest.warns(UserWarning, match="Previous calculation was induced by NamedBackward"):
+        with torch_ext.detect_anomaly():
+            (grad,) = torch.autograd.grad(Named.apply(x).sum(), x, create_graph=True)
+            with pytest.raises(ArithmeticError):
+                grad.sum().backward()
