@@ -467,8 +467,8 @@ inline bool frames_are_watched() {
 /// innermost first. The instruction is a byte offset into the code.
 template <typename Visit>
 void for_each_frame(Visit&& visit) {
-  Ref frame = Ref::steal(reinterpret_cast<PyObject*>(
-      PyThreadState_GetFrame(PyThreadState_Get())));
+  Ref frame = Ref::steal(
+      reinterpret_cast<PyObject*>(PyThreadState_GetFrame(PyThreadState_Get())));
   while (frame) {
     auto* current = reinterpret_cast<PyFrameObject*>(frame.get());
     Ref code =

@@ -24,7 +24,8 @@ using torch_ext::Ref;
 PyDoc_STRVAR(
     classes_doc,
     "classes_with_ctx_type()\n--\n\n"
-    "The Function classes whose _backward_cls has been replaced by torch_ext's.");
+    "The Function classes whose _backward_cls has been replaced by "
+    "torch_ext's.");
 
 PyObject* py_classes_with_ctx_type(PyObject*, PyObject*) {
   HANDLE_TH_ERRORS
@@ -35,7 +36,8 @@ PyObject* py_classes_with_ctx_type(PyObject*, PyObject*) {
 PyDoc_STRVAR(
     anomaly_doc,
     "use_our_anomaly_metadata(ours, /)\n--\n\n"
-    "Decides whether nodes get torch_ext's metadata in anomaly mode from now on.\n"
+    "Decides whether nodes get torch_ext's metadata in anomaly mode from now "
+    "on.\n"
     "Returns what held before.");
 
 PyObject* py_use_our_anomaly_metadata(PyObject*, PyObject* ours) {
@@ -59,7 +61,8 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     root_doc,
     "node_of_root(tensor, /)\n--\n\n"
-    "The node that a backward from the tensor starts at; None if there is none.");
+    "The node that a backward from the tensor starts at; None if there is "
+    "none.");
 
 PyDoc_STRVAR(
     call_doc,
@@ -76,7 +79,8 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     backports_doc,
     "give_backports(cls, of_ctx, /)\n--\n\n"
-    "Lets the subclasses of `cls` have what newer releases of torch have; their\n"
+    "Lets the subclasses of `cls` have what newer releases of torch have; "
+    "their\n"
     "ctx gets the attributes in the dict `of_ctx`.");
 
 PyMethodDef methods[] = {
@@ -101,7 +105,10 @@ PyMethodDef methods[] = {
      py_use_our_anomaly_metadata,
      METH_O,
      anomaly_doc},
-    {"classes_with_ctx_type", py_classes_with_ctx_type, METH_NOARGS, classes_doc},
+    {"classes_with_ctx_type",
+     py_classes_with_ctx_type,
+     METH_NOARGS,
+     classes_doc},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {
@@ -140,8 +147,8 @@ Ref make_module() {
   add_type("LazyTraceback", torch_ext::LazyTracebackType);
   check_status(PyModule_AddFunctions(module.get(), torch_ext::hook_methods));
   torch_ext::add_tracer_methods(module.get());
-  check_status(PyModule_AddStringConstant(
-      module.get(), "torch_version", TORCH_VERSION));
+  check_status(
+      PyModule_AddStringConstant(module.get(), "torch_version", TORCH_VERSION));
   return module;
 }
 

@@ -60,8 +60,7 @@ Ref to_summaries(const LazyTraceback& lazy) {
         code->co_filename,
         PyCode_Addr2Line(code, position.instruction),
         code->co_name));
-    PyList_SET_ITEM(
-        list.get(), static_cast<Py_ssize_t>(i), item.release());
+    PyList_SET_ITEM(list.get(), static_cast<Py_ssize_t>(i), item.release());
   }
   return list;
 }
@@ -210,9 +209,10 @@ PyMethodDef lazy_methods[] = {
     {"frames",
      frames,
      METH_NOARGS,
-     PyDoc_STR("frames()\n--\n\n"
-               "The stack as a list of (file, line, function, source line), "
-               "outermost first.")},
+     PyDoc_STR(
+         "frames()\n--\n\n"
+         "The stack as a list of (file, line, function, source line), "
+         "outermost first.")},
     {"__reversed__", reversed, METH_NOARGS, nullptr},
     {"__reduce_ex__", reduce, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr}};
@@ -260,7 +260,8 @@ void init_lazy_traceback() {
   Py_SET_REFCNT(reinterpret_cast<PyObject*>(&type), 1);
   type.tp_name = "torch_ext._C.LazyTraceback";
   type.tp_doc = PyDoc_STR(
-      "The list of strings that traceback.format_stack() would have given, made "
+      "The list of strings that traceback.format_stack() would have given, "
+      "made "
       "when it is read.");
   type.tp_basicsize = sizeof(LazyTraceback);
   type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |

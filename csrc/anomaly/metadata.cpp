@@ -92,17 +92,15 @@ Ref exception_in_flight() {
 /// Hands the failure to torch_ext's report, whose own errors must not hide it.
 void report(PyObject* metadata, const std::string& node_name) {
   Ref exception = exception_in_flight();
-  Ref module =
-      Ref::steal(PyImport_ImportModule(torch_ext::kFailuresModule));
-  Ref result = module
-      ? Ref::steal(PyObject_CallMethod(
-            module.get(),
-            "record",
-            "OsO",
-            metadata,
-            node_name.c_str(),
-            exception ? exception.get() : Py_None))
-      : Ref();
+  Ref module = Ref::steal(PyImport_ImportModule(torch_ext::kFailuresModule));
+  Ref result = module ? Ref::steal(PyObject_CallMethod(
+                            module.get(),
+                            "record",
+                            "OsO",
+                            metadata,
+                            node_name.c_str(),
+                            exception ? exception.get() : Py_None))
+                      : Ref();
   if (!result) {
     PyErr_WriteUnraisable(metadata);
   }
@@ -128,9 +126,7 @@ void print_stacks(PyObject* dict, const std::string& node_name) {
         torch_ext::names.name,
         parent.get()));
     _print_stack(
-        get_item(metadata.get(), kTrace).get(),
-        to_string(name.get()),
-        true);
+        get_item(metadata.get(), kTrace).get(), to_string(name.get()), true);
     parent = get_item(metadata.get(), kParent);
   }
 }
@@ -144,8 +140,7 @@ void PyAnomalyMetadata::store_stack() {
     if (!stack) {
       stack = torch_ext::capture_traceback();
     }
-    check_status(
-        PyDict_SetItemString(dict(), ANOMALY_TRACE_KEY, stack.get()));
+    check_status(PyDict_SetItemString(dict(), ANOMALY_TRACE_KEY, stack.get()));
   });
 }
 

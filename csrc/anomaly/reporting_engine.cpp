@@ -30,8 +30,7 @@ void finish_report(PyObject* roots) {
   if (traceback != nullptr) {
     PyException_SetTraceback(value, traceback);
   }
-  Ref module =
-      Ref::steal(PyImport_ImportModule(kFailuresModule));
+  Ref module = Ref::steal(PyImport_ImportModule(kFailuresModule));
   Ref result = module ? Ref::steal(PyObject_CallMethod(
                             module.get(), "finish", "OO", value, roots))
                       : Ref();

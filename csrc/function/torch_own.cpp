@@ -37,16 +37,18 @@ void init_torch_own() {
       checked(PyObject_GetAttrString(module.get(), "BackwardCFunction"));
   Ref function = checked(PyObject_GetAttrString(module.get(), "Function"));
 
-  torch_own.apply.set(function_behind_apply(
-      reinterpret_cast<PyTypeObject*>(function.get())));
+  torch_own.apply.set(
+      function_behind_apply(reinterpret_cast<PyTypeObject*>(function.get())));
   torch_own.setup_context.set(
       checked(PyObject_GetAttr(single_level.get(), names.setup_context)));
   torch_own.backward_apply.set(
       checked(PyObject_GetAttr(backward.get(), names.apply)));
-  torch_own.get_user_fn.set(compat::type_lookup(
-      reinterpret_cast<PyTypeObject*>(backward.get()), names._get_user_fn));
-  torch_own.view_as.set(compat::type_lookup(
-      reinterpret_cast<PyTypeObject*>(THPVariableClass), names.view_as));
+  torch_own.get_user_fn.set(
+      compat::type_lookup(
+          reinterpret_cast<PyTypeObject*>(backward.get()), names._get_user_fn));
+  torch_own.view_as.set(
+      compat::type_lookup(
+          reinterpret_cast<PyTypeObject*>(THPVariableClass), names.view_as));
   torch_own.boxes_grads =
       PyObject_HasAttr(single_level.get(), names.boxed_grads_call) != 0;
   torch_own.function.set(std::move(function));

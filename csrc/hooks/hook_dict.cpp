@@ -78,8 +78,7 @@ void check_tuple(PyObject* value, PyObject* result, PyObject* hook) {
         ")");
   }
   for (Py_ssize_t i = 0; i < size; ++i) {
-    check_tensor(
-        PyTuple_GET_ITEM(value, i), PyTuple_GET_ITEM(result, i), hook);
+    check_tensor(PyTuple_GET_ITEM(value, i), PyTuple_GET_ITEM(result, i), hook);
   }
 }
 

@@ -51,22 +51,26 @@ PyMethodDef hook_methods[] = {
     {"tensor_hooks",
      py_tensor_hooks,
      METH_O,
-     PyDoc_STR("The tensor's _backward_hooks, made and attached on first use.")},
+     PyDoc_STR(
+         "The tensor's _backward_hooks, made and attached on first use.")},
     {"post_accumulate_grad_hooks",
      py_post_accumulate_grad_hooks,
      METH_O,
-     PyDoc_STR("The leaf's _post_accumulate_grad_hooks, made and attached on "
-               "first use.")},
+     PyDoc_STR(
+         "The leaf's _post_accumulate_grad_hooks, made and attached on "
+         "first use.")},
     {"register_prehook",
      py_register_prehook,
      METH_VARARGS,
-     PyDoc_STR("node.register_prehook(hook), run by torch_ext where it is the "
-               "first.")},
+     PyDoc_STR(
+         "node.register_prehook(hook), run by torch_ext where it is the "
+         "first.")},
     {"register_posthook",
      py_register_posthook,
      METH_VARARGS,
-     PyDoc_STR("node.register_hook(hook), run by torch_ext where it is the "
-               "first.")},
+     PyDoc_STR(
+         "node.register_hook(hook), run by torch_ext where it is the "
+         "first.")},
     {nullptr, nullptr, 0, nullptr}};
 
 } // namespace torch_ext

@@ -97,16 +97,14 @@ void add_tensor_hooks(Node& node, const at::Tensor& tensor, PyObject* hooks) {
 
 Ref register_prehook(Node& node, PyObject* hook) {
   if (!has_python_hooks<PyFunctionPreHook>(node.pre_hooks())) {
-    node.add_pre_hook(
-        std::make_unique<PyFunctionPreHook>(new_dict().get()));
+    node.add_pre_hook(std::make_unique<PyFunctionPreHook>(new_dict().get()));
   }
   return checked(torch::autograd::registerFunctionPreHook(node, hook));
 }
 
 Ref register_posthook(Node& node, PyObject* hook) {
   if (!has_python_hooks<PyFunctionPostHook>(node.post_hooks())) {
-    node.add_post_hook(
-        std::make_unique<PyFunctionPostHook>(new_dict().get()));
+    node.add_post_hook(std::make_unique<PyFunctionPostHook>(new_dict().get()));
   }
   return checked(torch::autograd::registerFunctionHook(node, hook));
 }
@@ -115,7 +113,8 @@ compat::NodePtr node_of(PyObject* object) {
   if (PyObject_TypeCheck(object, &THPFunctionType)) {
     compat::NodePtr node =
         compat::node_of(reinterpret_cast<THPFunction*>(object)->cdata);
-    TORCH_CHECK(node, "the node is gone with the last tensor that came from it");
+    TORCH_CHECK(
+        node, "the node is gone with the last tensor that came from it");
     return node;
   }
   if (torch::autograd::THPCppFunction_Check(object)) {

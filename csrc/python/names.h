@@ -5,32 +5,32 @@
 
 namespace torch_ext {
 
-#define TORCH_EXT_NAMES(X)              \
-  X(apply)                              \
-  X(apply_boxed)                        \
-  X(apply_jvp)                          \
-  X(backward)                           \
-  X(boxed_grads_call)                   \
-  X(clear_saved_tensors_on_access)      \
-  X(forward)                            \
-  X(is_traceable)                       \
-  X(name)                               \
-  X(opaque_objects)                     \
-  X(proxy_call_backward)                \
-  X(setup_context)                      \
-  X(unwrap_if_dead)                     \
-  X(view_as)                            \
-  X(vjp)                                \
-  X(_aot_id)                            \
-  X(_backward_cls)                      \
-  X(_compiled_autograd_key)             \
-  X(_forward_cls)                       \
-  X(_get_user_fn)                       \
-  X(_torch_ext_ctx_type)                \
-  X(__code__)                           \
-  X(__module__)                         \
-  X(__qualname__)                       \
-  X(__signature__)                      \
+#define TORCH_EXT_NAMES(X)         \
+  X(apply)                         \
+  X(apply_boxed)                   \
+  X(apply_jvp)                     \
+  X(backward)                      \
+  X(boxed_grads_call)              \
+  X(clear_saved_tensors_on_access) \
+  X(forward)                       \
+  X(is_traceable)                  \
+  X(name)                          \
+  X(opaque_objects)                \
+  X(proxy_call_backward)           \
+  X(setup_context)                 \
+  X(unwrap_if_dead)                \
+  X(view_as)                       \
+  X(vjp)                           \
+  X(_aot_id)                       \
+  X(_backward_cls)                 \
+  X(_compiled_autograd_key)        \
+  X(_forward_cls)                  \
+  X(_get_user_fn)                  \
+  X(_torch_ext_ctx_type)           \
+  X(__code__)                      \
+  X(__module__)                    \
+  X(__qualname__)                  \
+  X(__signature__)                 \
   X(__wrapped__)
 
 /// Interned strings, there from init_names() on.

@@ -22,8 +22,9 @@ Ref tuple_of(size_t count, Item&& item) {
 /// The same of bools: `is_true(i)` returns one.
 template <typename IsTrue>
 Ref tuple_of_bools(size_t count, IsTrue&& is_true) {
-  return tuple_of(
-      count, [&](size_t i) { return Ref::share(is_true(i) ? Py_True : Py_False); });
+  return tuple_of(count, [&](size_t i) {
+    return Ref::share(is_true(i) ? Py_True : Py_False);
+  });
 }
 
 } // namespace torch_ext

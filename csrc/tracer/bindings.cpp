@@ -31,20 +31,25 @@ PyObject* to_python(
 
 PyDoc_STRVAR(
     create_graph_doc,
-    "create_graph_by_tracing(func, inputs, var_name_lookup_fn=None, strict=True,\n"
-    "                        force_outplace=False, self=None, argument_names=())\n"
+    "create_graph_by_tracing(func, inputs, var_name_lookup_fn=None, "
+    "strict=True,\n"
+    "                        force_outplace=False, self=None, "
+    "argument_names=())\n"
     "--\n\n"
     "Calls ``func(*inputs)`` and records its operators, as\n"
     "``torch._C._create_graph_by_tracing`` does.\n"
     "\n"
     "Args:\n"
-    "    func: what is traced. A tensor that occurs twice among the inputs comes\n"
+    "    func: what is traced. A tensor that occurs twice among the inputs "
+    "comes\n"
     "        to it as a view the second time.\n"
     "    inputs: tensors, and tuples, lists and dicts of them.\n"
-    "    var_name_lookup_fn: is called with a tensor and gives the name that the\n"
+    "    var_name_lookup_fn: is called with a tensor and gives the name that "
+    "the\n"
     "        graph shows for it, '' for none. By default none has a name.\n"
     "    strict: whether a list or a dict as the result is an error.\n"
-    "    force_outplace: whether in-place operators are recorded as the others.\n"
+    "    force_outplace: whether in-place operators are recorded as the "
+    "others.\n"
     "    self: a script module; its parameters and buffers are known by name.\n"
     "    argument_names: names for the inputs, in their order.\n"
     "\n"
@@ -62,14 +67,15 @@ PyObject* py_create_graph_by_tracing(
     PyObject* keywords) {
   HANDLE_TH_ERRORS
   const TraceArguments a(/*by_name=*/false, arguments, keywords);
-  return to_python(tracer::createGraphByTracing(
-      a.traced(),
-      a.stack(),
-      a.variable_name(),
-      a.strict != 0,
-      a.force_outplace != 0,
-      a.module(),
-      a.names()));
+  return to_python(
+      tracer::createGraphByTracing(
+          a.traced(),
+          a.stack(),
+          a.variable_name(),
+          a.strict != 0,
+          a.force_outplace != 0,
+          a.module(),
+          a.names()));
   END_HANDLE_TH_ERRORS
 }
 
@@ -86,8 +92,10 @@ PyDoc_STRVAR(
     "Args:\n"
     "    inputs_dict: the arguments by name.\n"
     "    inputs: checked and not used, as in torch.\n"
-    "    argument_names: the parameters of ``func`` in their order. The graph has\n"
-    "        an input for each that is in ``inputs_dict``; any other tensor there\n"
+    "    argument_names: the parameters of ``func`` in their order. The graph "
+    "has\n"
+    "        an input for each that is in ``inputs_dict``; any other tensor "
+    "there\n"
     "        is a constant of the graph.\n"
     "\n"
     "Everything else is as for :func:`create_graph_by_tracing`.");
@@ -98,22 +106,24 @@ PyObject* py_create_graph_by_tracing_with_dict(
     PyObject* keywords) {
   HANDLE_TH_ERRORS
   const TraceArguments a(/*by_name=*/true, arguments, keywords);
-  return to_python(tracer::createGraphByTracingWithDict(
-      a.traced(),
-      a.named_inputs(),
-      a.stack(),
-      a.variable_name(),
-      a.strict != 0,
-      a.force_outplace != 0,
-      a.module(),
-      a.names()));
+  return to_python(
+      tracer::createGraphByTracingWithDict(
+          a.traced(),
+          a.named_inputs(),
+          a.stack(),
+          a.variable_name(),
+          a.strict != 0,
+          a.force_outplace != 0,
+          a.module(),
+          a.names()));
   END_HANDLE_TH_ERRORS
 }
 
 PyDoc_STRVAR(
     get_tracing_state_doc,
     "get_tracing_state()\n--\n\n"
-    "What the tracer records into on this thread; None where it records nothing.\n"
+    "What the tracer records into on this thread; None where it records "
+    "nothing.\n"
     "\n"
     "The state's ``graph()`` is the graph so far; ``push_scope(name)``,\n"
     "``pop_scope()`` and ``current_scope()`` group the nodes that come.");
@@ -142,9 +152,8 @@ PyObject* py_set_tracing_state(PyObject*, PyObject* state) {
         Py_TYPE(state)->tp_name);
   }
   tracer::setTracingState(
-      object.is_none()
-          ? nullptr
-          : object.cast<std::shared_ptr<tracer::TracingState>>());
+      object.is_none() ? nullptr
+                       : object.cast<std::shared_ptr<tracer::TracingState>>());
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
@@ -176,7 +185,8 @@ PyDoc_STRVAR(
     "\n"
     "Raises:\n"
     "    TypeError: ``var`` is no tensor.\n"
-    "    RuntimeError: nothing is being traced, or the tensor is from outside and\n"
+    "    RuntimeError: nothing is being traced, or the tensor is from outside "
+    "and\n"
     "        requires grad.");
 
 PyObject* py_get_value_trace(PyObject*, PyObject* tensor) {
@@ -211,8 +221,7 @@ PyObject* py_set_value_trace(PyObject*, PyObject* arguments) {
         "set_value_trace: expected a torch.Value, got %s.",
         Py_TYPE(value)->tp_name);
   }
-  tracer::setValueTrace(
-      variable, py::handle(value).cast<torch::jit::Value*>());
+  tracer::setValueTrace(variable, py::handle(value).cast<torch::jit::Value*>());
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }

@@ -23,8 +23,7 @@ using torch::jit::Stack;
 /// the tracer's state on any thread.
 std::function<std::string(const at::Tensor&)> variable_names(
     const py::function& lookup) {
-  auto callable =
-      std::make_shared<ThreadFreeRef>(Ref::share(lookup.ptr()));
+  auto callable = std::make_shared<ThreadFreeRef>(Ref::share(lookup.ptr()));
   return [callable](const at::Tensor& tensor) {
     Gil gil;
     return py::handle(callable->get())(tensor).cast<std::string>();

@@ -74,8 +74,8 @@ c10::TypePtr simple_type(PyObject* value) {
     return simple_dict_type(value);
   }
   if (PyList_Check(value)) {
-    c10::TypePtr type = simple_item_type(
-        checked(PyList_GetSlice(value, 0, PY_SSIZE_T_MAX)));
+    c10::TypePtr type =
+        simple_item_type(checked(PyList_GetSlice(value, 0, PY_SSIZE_T_MAX)));
     return type != nullptr ? c10::ListType::create(std::move(type)) : nullptr;
   }
   return nullptr;

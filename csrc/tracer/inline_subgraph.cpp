@@ -45,8 +45,7 @@ void append_subgraph(
     Node* node,
     Node* giver,
     const std::vector<Value*>& outputs) {
-  auto subgraph =
-      std::make_shared<Graph>(node->owningGraph()->current_scope());
+  auto subgraph = std::make_shared<Graph>(node->owningGraph()->current_scope());
   // The node has it from the start, so that after an error below it has a part.
   node->g_(torch::jit::attr::Subgraph, subgraph);
   ValueMap map;

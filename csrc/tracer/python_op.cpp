@@ -97,8 +97,7 @@ void ConcretePythonOp::cloneFrom(Node* other_) {
   pyobj = THPObjectPtr(Py_NewRef(other->pyobj.get()));
   scalar_args.reserve(other->scalar_args.size());
   for (const THPObjectPtr& scalar : other->scalar_args) {
-    scalar_args.emplace_back(
-        Py_NewRef(const_cast<PyObject*>(scalar.get())));
+    scalar_args.emplace_back(Py_NewRef(const_cast<PyObject*>(scalar.get())));
   }
 }
 

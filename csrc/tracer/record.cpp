@@ -42,7 +42,9 @@ Node* add_tuple_output(Node* node, size_t size) {
   // The items' types are added once they are known: set_item_types().
   std::vector<at::TypePtr> items(size, at::TensorType::get());
   node->addOutput()->setType(at::TupleType::create(std::move(items)));
-  return node->owningGraph()->createTupleUnpack(node->output())->insertAfter(node);
+  return node->owningGraph()
+      ->createTupleUnpack(node->output())
+      ->insertAfter(node);
 }
 
 /// Copies the types of the unpacked items back into the tuple's.
@@ -63,8 +65,7 @@ std::vector<Value*> rebind_outputs(
   std::vector<Value*> inside;
   inside.reserve(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
-    PyObject* output =
-        PyTuple_GET_ITEM(outputs, static_cast<Py_ssize_t>(i));
+    PyObject* output = PyTuple_GET_ITEM(outputs, static_cast<Py_ssize_t>(i));
     if (!is_real_tensor(output)) {
       continue;
     }
@@ -129,8 +130,8 @@ void record_outputs(
   if (single) {
     node->addOutput();
   } else {
-    giver = add_tuple_output(
-        node, static_cast<size_t>(PyTuple_GET_SIZE(outputs)));
+    giver =
+        add_tuple_output(node, static_cast<size_t>(PyTuple_GET_SIZE(outputs)));
   }
   const std::vector<Value*> inside = rebind_outputs(outputs, giver->outputs());
   if (autograd_inlining()) {
@@ -155,10 +156,7 @@ Node* preRecordPythonTrace(
       checked(PyObject_GetAttr(pyobj.get(), torch_ext::names.apply));
   const std::shared_ptr<Graph>& graph = getTracingState()->graph;
   Node* node = torch_ext::make_python_op(
-      *graph,
-      THPObjectPtr(apply.release()),
-      arg_types,
-      std::move(scalar_args));
+      *graph, THPObjectPtr(apply.release()), arg_types, std::move(scalar_args));
   node->setSourceRange(getPythonInterpreterSourceRange());
   for (const at::Tensor& input : inputs) {
     node->addInput(getValueTrace(input));

@@ -24,8 +24,8 @@ struct Place {
 
 /// The text of a str, with escapes for what UTF-8 can't encode.
 std::string text_of(PyObject* string) {
-  Ref bytes = checked(
-      PyUnicode_AsEncodedString(string, "utf-8", "backslashreplace"));
+  Ref bytes =
+      checked(PyUnicode_AsEncodedString(string, "utf-8", "backslashreplace"));
   return std::string(
       PyBytes_AS_STRING(bytes.get()),
       static_cast<size_t>(PyBytes_GET_SIZE(bytes.get())));

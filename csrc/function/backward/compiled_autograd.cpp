@@ -20,10 +20,10 @@ namespace torch::autograd {
 namespace {
 
 using torch_ext::checked;
+using torch_ext::Ctx;
 using torch_ext::Gil;
 using torch_ext::names;
 using torch_ext::Ref;
-using torch_ext::Ctx;
 using torch_ext::throw_python_error;
 using torch_ext::tuple_of;
 
@@ -91,7 +91,10 @@ std::vector<c10::SafePyObject> opaque_objects(PyObject* ctx) {
 
 /// Reads _compiled_autograd_key: what the Function is, and the sizes that its
 /// node depends on, which go to `symints`.
-size_t read_key(PyObject* ctx, size_t& key_size, std::vector<c10::SymInt>& symints) {
+size_t read_key(
+    PyObject* ctx,
+    size_t& key_size,
+    std::vector<c10::SymInt>& symints) {
   Ref key =
       checked(PyObject_CallMethodNoArgs(ctx, names._compiled_autograd_key));
   TORCH_CHECK(
@@ -122,8 +125,8 @@ size_t read_key(PyObject* ctx, size_t& key_size, std::vector<c10::SymInt>& symin
 bool PyNode::is_aot_backward() const {
   Gil gil;
   return torch_ext::persisting([&] {
-    Ref cls = checked(PyObject_GetAttr(
-        torch_ext::compat::ctx_of(*this), names._forward_cls));
+    Ref cls = checked(
+        PyObject_GetAttr(torch_ext::compat::ctx_of(*this), names._forward_cls));
     return PyObject_HasAttr(cls.get(), names._aot_id) == 1;
   });
 }
@@ -135,8 +138,8 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
     torch_ext::compat::CriticalSection of_ctx(ctx.object());
     THPFunction& function = ctx.base;
     size_t key_size = 0;
-    args.collect_size(read_key(
-        ctx.object(), key_size, function.compiled_autograd_symints));
+    args.collect_size(
+        read_key(ctx.object(), key_size, function.compiled_autograd_symints));
     args.collect_size(key_size);
 
     // The sizes that AOTAutograd saves are all dynamic.
@@ -156,8 +159,7 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
     std::optional<c10::SafePyObject> backward_state;
     PyObject* object = function.compiled_autograd_backward_state;
     if (args.cond(object != nullptr)) {
-      backward_state =
-          c10::SafePyObject(Py_NewRef(object), getPyInterpreter());
+      backward_state = c10::SafePyObject(Py_NewRef(object), getPyInterpreter());
     }
     args.collect_pynode_objs(
         this,

@@ -14,11 +14,11 @@ namespace torch::autograd {
 namespace {
 
 using torch_ext::checked;
+using torch_ext::Ctx;
 using torch_ext::Gil;
 using torch_ext::names;
 using torch_ext::NoGil;
 using torch_ext::Ref;
-using torch_ext::Ctx;
 
 /// The gradients that the engine hands over, as Python objects.
 using Gradients = c10::SmallVector<Ref, 8>;
@@ -68,12 +68,12 @@ Ref check_count(const PyNode& node, Ref result, size_t expected) {
   if (count > expected) {
     bool only_none = true;
     for (size_t i = expected; i < count; ++i) {
-      only_none &= Py_IsNone(
-          PyTuple_GET_ITEM(result.get(), static_cast<Py_ssize_t>(i)));
+      only_none &=
+          Py_IsNone(PyTuple_GET_ITEM(result.get(), static_cast<Py_ssize_t>(i)));
     }
     if (only_none) {
-      return checked(PyTuple_GetSlice(
-          result.get(), 0, static_cast<Py_ssize_t>(expected)));
+      return checked(
+          PyTuple_GetSlice(result.get(), 0, static_cast<Py_ssize_t>(expected)));
     }
   }
   TORCH_CHECK(
@@ -108,15 +108,13 @@ Ref call_with(
 /// object.<name>(*gradients)
 Ref call_method(PyObject* object, PyObject* name, const Gradients& gradients) {
   const auto method = torch_ext::compat::get_method(object, name);
-  return call_with(
-      method.function.get(), method.takes_self, object, gradients);
+  return call_with(method.function.get(), method.takes_self, object, gradients);
 }
 
 /// grad_fn.apply(*gradients).
 Ref call_apply(PyObject* object, const Gradients& gradients) {
   if (Ref backward = torch_ext::find_user_backward(object)) {
-    return call_with(
-        backward.get(), /*takes_self=*/true, object, gradients);
+    return call_with(backward.get(), /*takes_self=*/true, object, gradients);
   }
   return call_method(object, names.apply, gradients);
 }
@@ -227,7 +225,8 @@ std::string PyNode::name() const {
 bool PyNode::is_traceable() {
   Gil gil;
   return torch_ext::persisting([&] {
-    Ref cls = checked(PyObject_GetAttr(torch_ext::compat::ctx_of(*this), names._forward_cls));
+    Ref cls = checked(
+        PyObject_GetAttr(torch_ext::compat::ctx_of(*this), names._forward_cls));
     Ref traceable = checked(PyObject_GetAttr(cls.get(), names.is_traceable));
     return traceable.get() == Py_True;
   });

@@ -41,9 +41,10 @@ bool is_false(PyObject* cls, PyObject* name) {
 } // namespace
 
 Ref find_user_backward(PyObject* grad_fn) {
-  const bool backported = backport_apply &&
-      is_method(grad_fn, names.apply, backport_apply);
-  if (!backported && !is_method(grad_fn, names.apply, torch_own.backward_apply)) {
+  const bool backported =
+      backport_apply && is_method(grad_fn, names.apply, backport_apply);
+  if (!backported &&
+      !is_method(grad_fn, names.apply, torch_own.backward_apply)) {
     return Ref();
   }
   Ref cls = checked(PyObject_GetAttr(grad_fn, names._forward_cls));

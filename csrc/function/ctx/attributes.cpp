@@ -32,8 +32,8 @@ int set_object(PyObject* self, PyObject* value, void*) {
   if (value == Py_None) {
     value = nullptr;
   }
-  Ref old = Ref::steal(
-      std::exchange(as_ctx(self).base.*slot, Py_XNewRef(value)));
+  Ref old =
+      Ref::steal(std::exchange(as_ctx(self).base.*slot, Py_XNewRef(value)));
   return 0;
 }
 
@@ -54,9 +54,10 @@ PyObject* get_output_grad_dtypes(PyObject* self, void*) {
 }
 
 int set_output_grad_dtypes(PyObject* self, PyObject* value, void*) {
-  Ref old = Ref::steal(std::exchange(
-      as_ctx(self).output_grad_dtypes(),
-      value == Py_None ? nullptr : Py_XNewRef(value)));
+  Ref old = Ref::steal(
+      std::exchange(
+          as_ctx(self).output_grad_dtypes(),
+          value == Py_None ? nullptr : Py_XNewRef(value)));
   return 0;
 }
 
@@ -140,7 +141,9 @@ PyObject* get_raw_saved_tensors(PyObject* self, void*) {
              saved.size(),
              [&](size_t i) {
                py::object item = py::cast(
-                   &saved[i], py::return_value_policy::reference_internal, self);
+                   &saved[i],
+                   py::return_value_policy::reference_internal,
+                   self);
                return Ref::steal(item.release().ptr());
              })
       .release();
@@ -208,12 +211,10 @@ int set_backward_state(PyObject* self, PyObject* value, void*) {
 } // namespace
 
 #define TORCH_EXT_ATTRIBUTE(name, get, set) \
-  { name, Guarded<get>::call, Guarded<set>::call, nullptr, nullptr }
-#define TORCH_EXT_SLOT(name)           \
-  TORCH_EXT_ATTRIBUTE(                 \
-      #name,                           \
-      get_object<&THPFunction::name>,  \
-      set_object<&THPFunction::name>)
+  {name, Guarded<get>::call, Guarded<set>::call, nullptr, nullptr}
+#define TORCH_EXT_SLOT(name) \
+  TORCH_EXT_ATTRIBUTE(       \
+      #name, get_object<&THPFunction::name>, set_object<&THPFunction::name>)
 
 PyGetSetDef ctx_attributes[] = {
     TORCH_EXT_SLOT(to_save),
@@ -221,7 +222,9 @@ PyGetSetDef ctx_attributes[] = {
     TORCH_EXT_SLOT(dirty_tensors),
     TORCH_EXT_SLOT(saved_for_forward),
     TORCH_EXT_ATTRIBUTE(
-        "needs_input_grad", get_needs_input_grad, set_needs_input_grad),
+        "needs_input_grad",
+        get_needs_input_grad,
+        set_needs_input_grad),
     TORCH_EXT_ATTRIBUTE("requires_grad", get_requires_grad, nullptr),
     TORCH_EXT_ATTRIBUTE("materialize_grads", nullptr, set_materialize_grads),
     TORCH_EXT_ATTRIBUTE("_is_pure_view", nullptr, set_pure_view),

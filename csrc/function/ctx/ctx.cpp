@@ -76,8 +76,7 @@ Ref new_ctx(PyTypeObject* type) {
       Py_TYPE(type)->tp_call == PyType_Type.tp_call) {
     return checked(ctx_new(type, nullptr, nullptr));
   }
-  Ref object =
-      checked(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(type)));
+  Ref object = checked(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(type)));
   if (!is_ctx_type(Py_TYPE(object.get()))) {
     raise(
         PyExc_TypeError,
@@ -109,9 +108,9 @@ void note_needs_input_grad(Ctx& ctx, c10::ArrayRef<bool> required) {
   compat::forget_needs_input_grad_bits(ctx.base);
   ctx.input_count = -1;
   if (required.size() > 64) {
-    ctx.base.needs_input_grad =
-        tuple_of_bools(required.size(), [&](size_t i) { return required[i]; })
-            .release();
+    ctx.base.needs_input_grad = tuple_of_bools(required.size(), [&](size_t i) {
+                                  return required[i];
+                                }).release();
     return;
   }
   ctx.needs_input_grad = 0;

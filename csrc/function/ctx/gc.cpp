@@ -68,12 +68,12 @@ int traverse_node(Node& node, visitproc visit, void* arg) {
           node.tensor_pre_hooks(), visit_dict)) {
     return status;
   }
-  if (int status = each_python_hook<PyFunctionPreHook>(
-          node.pre_hooks(), visit_dict)) {
+  if (int status =
+          each_python_hook<PyFunctionPreHook>(node.pre_hooks(), visit_dict)) {
     return status;
   }
-  if (int status = each_python_hook<PyFunctionPostHook>(
-          node.post_hooks(), visit_dict)) {
+  if (int status =
+          each_python_hook<PyFunctionPostHook>(node.post_hooks(), visit_dict)) {
     return status;
   }
   if (auto* metadata = dynamic_cast<PyAnomalyMetadata*>(metadata_of(node))) {

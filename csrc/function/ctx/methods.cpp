@@ -66,8 +66,7 @@ PyObject* state_register_prehook(PyObject* self, PyObject* hook) {
 /// Tensor.register_hook calls it with itself, its dict of hooks made.
 PyObject* register_hook_dict(PyObject* self, PyObject* tensor) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK(
-      is_real_tensor(tensor), "_register_hook_dict expected a Tensor");
+  TORCH_CHECK(is_real_tensor(tensor), "_register_hook_dict expected a Tensor");
   Ref hooks =
       Ref::share(reinterpret_cast<THPVariable*>(tensor)->backward_hooks);
   TORCH_CHECK(
@@ -95,14 +94,16 @@ PyObject* get_compiled_autograd_symints(PyObject* self, PyObject*) {
 } // namespace
 
 #define TORCH_EXT_METHOD(name, function, flags) \
-  { name, Guarded<function>::call, flags, nullptr }
+  {name, Guarded<function>::call, flags, nullptr}
 
 PyMethodDef ctx_methods[] = {
     TORCH_EXT_METHOD("name", name, METH_NOARGS),
     TORCH_EXT_METHOD("_sequence_nr", sequence_nr, METH_NOARGS),
     TORCH_EXT_METHOD("_set_sequence_nr", set_sequence_nr, METH_O),
     TORCH_EXT_METHOD(
-        "maybe_clear_saved_tensors", maybe_clear_saved_tensors, METH_NOARGS),
+        "maybe_clear_saved_tensors",
+        maybe_clear_saved_tensors,
+        METH_NOARGS),
     TORCH_EXT_METHOD("register_hook", state_register_hook, METH_O),
     TORCH_EXT_METHOD("register_prehook", state_register_prehook, METH_O),
     TORCH_EXT_METHOD("_register_hook_dict", register_hook_dict, METH_O),

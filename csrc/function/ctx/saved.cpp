@@ -16,8 +16,7 @@ bool is_output(PyObject* outputs, const at::Tensor& tensor) {
   const Py_ssize_t count = PyTuple_GET_SIZE(outputs);
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* output = PyTuple_GET_ITEM(outputs, i);
-    if (is_real_tensor(output) &&
-        THPVariable_Unpack(output).is_same(tensor)) {
+    if (is_real_tensor(output) && THPVariable_Unpack(output).is_same(tensor)) {
       return true;
     }
   }
@@ -73,7 +72,8 @@ TensorsToSave::TensorsToSave(Ctx& ctx, bool executable) {
   }
   TORCH_CHECK(
       PyTuple_Check(tuple_.get()),
-      "autograd internal error: to_save attribute is expected to be a tuple but is ",
+      "autograd internal error: to_save attribute is expected to be a tuple "
+      "but is ",
       compat::message_end(Py_TYPE(tuple_.get())->tp_name));
   if (!executable) {
     return;

@@ -66,7 +66,8 @@ Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions) {
           is_ctx_type(reinterpret_cast<PyTypeObject*>(type.get())),
       "torch_ext can't subclass ",
       backward_cls->tp_name,
-      ", the _backward_cls of this Function: its metaclass returned an object of type ",
+      ", the _backward_cls of this Function: its metaclass returned an object "
+      "of type ",
       Py_TYPE(type.get())->tp_name);
   auto& finalize = reinterpret_cast<PyTypeObject*>(type.get())->tp_finalize;
   if (finalize == nullptr) {

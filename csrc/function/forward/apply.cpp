@@ -28,7 +28,8 @@ namespace {
 bool is_function_class(PyObject* object) {
   return PyType_Check(object) &&
       PyType_IsSubtype(
-             reinterpret_cast<PyTypeObject*>(object), torch_own.function.as_type());
+             reinterpret_cast<PyTypeObject*>(object),
+             torch_own.function.as_type());
 }
 
 /// Whether torch's own apply is to handle the call: a transform of torch.func is
@@ -66,7 +67,8 @@ Ref call_torch(
     PyObject* keywords) {
   const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
   for (PyObject* const* arg = args; arg != args + count + named; ++arg) {
-    is_real_tensor(*arg); // throws for what only claims to be one: torch would crash
+    is_real_tensor(
+        *arg); // throws for what only claims to be one: torch would crash
   }
   if (!compat::kApplyTakesKeywords && keywords != nullptr &&
       is_function_class(cls)) {
@@ -144,8 +146,8 @@ Ref finish(
   }
   const TensorsToSave to_save(ctx, inputs.executable);
   const bool in_place = base.dirty_tensors != nullptr;
-  auto [outputs, attached] = wrap_outputs(
-      ctx, inputs, result.get(), to_save, record.separate_setup);
+  auto [outputs, attached] =
+      wrap_outputs(ctx, inputs, result.get(), to_save, record.separate_setup);
   if (recording) {
     record_outputs(*recording, cls, outputs.get(), in_place, single);
   }
@@ -161,7 +163,10 @@ Ref finish(
 }
 
 /// The call proper, under no transform of torch.func.
-Ref call(PyTypeObject* cls, const ClassRecord& record, const Arguments& arguments) {
+Ref call(
+    PyTypeObject* cls,
+    const ClassRecord& record,
+    const Arguments& arguments) {
   ObservedCall observed(cls, arguments);
   check_single_level_allowed();
   Inputs inputs(arguments);
@@ -208,7 +213,8 @@ PyObject* py_apply(
   const ClassRecord record = read_class(cls);
   const Arguments arguments =
       unwrap_dead(bind_arguments(record, args, count, keywords));
-  return call(reinterpret_cast<PyTypeObject*>(cls), record, arguments).release();
+  return call(reinterpret_cast<PyTypeObject*>(cls), record, arguments)
+      .release();
   END_HANDLE_TH_ERRORS
 }
 

@@ -19,11 +19,11 @@ namespace {
 
 // Set by _frame.py, if torch's own apply has a Python frame.
 Immortal framed_apply;
-Immortal get_frame_callback; // what torch.compile does with this thread's frames
+Immortal
+    get_frame_callback; // what torch.compile does with this thread's frames
 
 struct ApplyCallable {
-  PyObject_HEAD
-  vectorcallfunc vectorcall;
+  PyObject_HEAD vectorcallfunc vectorcall;
   PyObject* weak_references;
 };
 
@@ -46,9 +46,8 @@ PyObject* apply_to_first(
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
-  return count == 0
-      ? PyObject_Vectorcall(torch_own.apply, args, 0, keywords)
-      : py_apply(args[0], args + 1, count - 1, keywords);
+  return count == 0 ? PyObject_Vectorcall(torch_own.apply, args, 0, keywords)
+                    : py_apply(args[0], args + 1, count - 1, keywords);
 }
 
 /// Whether somebody looks at the frames of this call. Not under a transform of
@@ -89,8 +88,8 @@ PyObject* compare(PyObject* self, PyObject* other, int operation) {
   if (operation != Py_EQ && operation != Py_NE) {
     Py_RETURN_NOTIMPLEMENTED;
   }
-  const bool same =
-      other == self || other == torch_own.apply || Py_IS_TYPE(other, Py_TYPE(self));
+  const bool same = other == self || other == torch_own.apply ||
+      Py_IS_TYPE(other, Py_TYPE(self));
   return PyBool_FromLong(same == (operation == Py_EQ));
 }
 
@@ -141,11 +140,11 @@ void init_type() {
   Py_SET_REFCNT(reinterpret_cast<PyObject*>(&ApplyCallableType), 1);
   ApplyCallableType.tp_name = "torch_ext._C.apply";
   ApplyCallableType.tp_basicsize = sizeof(ApplyCallable);
-  ApplyCallableType.tp_flags =
-      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL |
+  ApplyCallableType.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL |
       Py_TPFLAGS_DISALLOW_INSTANTIATION;
   ApplyCallableType.tp_dealloc = dealloc;
-  ApplyCallableType.tp_weaklistoffset = offsetof(ApplyCallable, weak_references);
+  ApplyCallableType.tp_weaklistoffset =
+      offsetof(ApplyCallable, weak_references);
   ApplyCallableType.tp_vectorcall_offset = offsetof(ApplyCallable, vectorcall);
   ApplyCallableType.tp_call = PyVectorcall_Call;
   ApplyCallableType.tp_getattro = getattro;

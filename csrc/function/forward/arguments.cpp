@@ -52,7 +52,11 @@ PyFunctionObject* as_plain_function(PyObject* forward) {
 
 /// Binds positional arguments without inspect.signature if it would do the same.
 /// Returns whether it did; `tuple` is set if default values had to be added.
-bool bind_plain(PyObject* forward, PyObject* const* items, Py_ssize_t count, Ref& tuple) {
+bool bind_plain(
+    PyObject* forward,
+    PyObject* const* items,
+    Py_ssize_t count,
+    Ref& tuple) {
   compat::CriticalSection of_function(forward);
   PyFunctionObject* function = as_plain_function(forward);
   if (function == nullptr) {
@@ -90,8 +94,8 @@ Bound bind_by_signature(
     Py_ssize_t count,
     PyObject* keywords) {
   Ref inspect = checked(PyImport_ImportModule("inspect"));
-  Ref signature = checked(
-      PyObject_CallMethod(inspect.get(), "signature", "O", forward));
+  Ref signature =
+      checked(PyObject_CallMethod(inspect.get(), "signature", "O", forward));
   Ref bind = checked(PyObject_GetAttrString(signature.get(), "bind"));
   Ref bound = checked(PyObject_Vectorcall(
       bind.get(), items, static_cast<size_t>(count), keywords));
@@ -226,8 +230,7 @@ Arguments bind_arguments(
   if (!has_keywords && bind_plain(record.forward.get(), items, count, tuple)) {
     return tuple ? Arguments(std::move(tuple)) : Arguments(items, count);
   }
-  Bound bound =
-      bind_by_signature(record.forward.get(), items, count, keywords);
+  Bound bound = bind_by_signature(record.forward.get(), items, count, keywords);
   // A torch whose apply takes no keyword arguments drops the defaults of forward's
   // keyword-only parameters here; forward then fills them in itself.
   if (PyDict_GET_SIZE(bound.keywords.get()) == 0 ||

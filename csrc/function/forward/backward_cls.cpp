@@ -23,11 +23,11 @@ compat::Mutex replacing;
 
 /// cls._backward_cls, which has to be a class that a grad_fn can be made of.
 Ref require_backward_cls(PyTypeObject* cls) {
-  Ref found = checked(PyObject_GetAttr(
-      reinterpret_cast<PyObject*>(cls), names._backward_cls));
+  Ref found = checked(
+      PyObject_GetAttr(reinterpret_cast<PyObject*>(cls), names._backward_cls));
   const bool fits = PyType_Check(found.get()) &&
-      PyType_IsSubtype(
-          reinterpret_cast<PyTypeObject*>(found.get()), &THPFunctionType);
+      PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(found.get()),
+                       &THPFunctionType);
   if (!fits) {
     // torch calls whatever it is, and crashes unless that raises.
     checked(PyObject_CallNoArgs(found.get()));
@@ -67,8 +67,8 @@ bool replace_backward_cls(
     PyObject* expected,
     PyObject* made) {
   const compat::Lock lock(replacing);
-  Ref current = checked(PyObject_GetAttr(
-      reinterpret_cast<PyObject*>(cls), names._backward_cls));
+  Ref current = checked(
+      PyObject_GetAttr(reinterpret_cast<PyObject*>(cls), names._backward_cls));
   if (current.get() != expected) {
     return false;
   }

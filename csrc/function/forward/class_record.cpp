@@ -227,17 +227,16 @@ ClassRecord read_class(PyObject* object) {
     record.forward = resolve(Ref::share(line.forward), cls);
     return record;
   }
-  record.ctx_type = ctx_type_for(
-      cls, has_backports(cls) ? backports_of_ctx.get() : nullptr);
+  record.ctx_type =
+      ctx_type_for(cls, has_backports(cls) ? backports_of_ctx.get() : nullptr);
   // The lookup gives the class a version tag, which code that runs below may
   // take away again.
   compat::type_lookup(cls, names.forward);
   unsigned int version = compat::type_version(cls);
-  record.has_flags =
-      read_flag(
-          object,
-          names.clear_saved_tensors_on_access,
-          record.clear_saved_tensors_on_access) &&
+  record.has_flags = read_flag(
+                         object,
+                         names.clear_saved_tensors_on_access,
+                         record.clear_saved_tensors_on_access) &&
       (!boxes_grads(cls) ||
        read_flag(object, names.boxed_grads_call, record.boxed_grads_call));
   record.takes_keywords = compat::kApplyTakesKeywords || has_backports(cls);

@@ -17,7 +17,8 @@ std::optional<at::ScalarType> to_dtype(PyObject* declaration) {
   }
   TORCH_CHECK(
       THPDtype_Check(declaration),
-      "set_output_grad_dtype expects each declaration to be a torch.dtype or None, but got ",
+      "set_output_grad_dtype expects each declaration to be a torch.dtype or "
+      "None, but got ",
       Py_TYPE(declaration)->tp_name);
   return reinterpret_cast<THPDtype*>(declaration)->scalar_type;
 }
@@ -40,7 +41,8 @@ GradDtypes::GradDtypes(
   const Py_ssize_t count = PyTuple_GET_SIZE(raw_outputs);
   TORCH_CHECK(
       PyTuple_GET_SIZE(declared) == count,
-      "set_output_grad_dtype expected the number of declarations to match the number of outputs: the Function returned ",
+      "set_output_grad_dtype expected the number of declarations to match the "
+      "number of outputs: the Function returned ",
       count,
       " values but ",
       PyTuple_GET_SIZE(declared),
@@ -51,11 +53,12 @@ GradDtypes::GradDtypes(
     TORCH_CHECK(
         !dtypes_.back() ||
             (is_real_tensor(output) &&
-             is_differentiable(
-                 THPVariable_Unpack(output), non_differentiable)),
+             is_differentiable(THPVariable_Unpack(output), non_differentiable)),
         "set_output_grad_dtype: got a concrete dtype for output ",
         i,
-        ", but that output is not a differentiable tensor (it is a non-tensor, was marked non-differentiable, or has a non-differentiable dtype). Pass None for output ",
+        ", but that output is not a differentiable tensor (it is a non-tensor, "
+        "was marked non-differentiable, or has a non-differentiable dtype). "
+        "Pass None for output ",
         i,
         " instead.");
   }

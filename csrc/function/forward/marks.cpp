@@ -11,7 +11,10 @@ namespace impl = torch::autograd::impl;
 
 namespace {
 
-void insert_tensors(Marked& marked, PyObject* const* begin, PyObject* const* end) {
+void insert_tensors(
+    Marked& marked,
+    PyObject* const* begin,
+    PyObject* const* end) {
   for (PyObject* const* item = begin; item != end; ++item) {
     if (is_real_tensor(*item)) {
       marked.insert(THPVariable_Unpack(*item).unsafeGetTensorImpl());
@@ -25,14 +28,14 @@ void insert_tensors(Marked& marked, PyObject* const* begin, PyObject* const* end
 
 Marked take_non_differentiable(Ctx& ctx) {
   Marked marked;
-  Ref tuple =
-      Ref::steal(std::exchange(ctx.base.non_differentiable, nullptr));
+  Ref tuple = Ref::steal(std::exchange(ctx.base.non_differentiable, nullptr));
   if (!tuple) {
     return marked;
   }
   TORCH_CHECK(
       PyTuple_Check(tuple.get()),
-      "autograd internal error: non_differentiable attribute is expected to be a tuple but is ",
+      "autograd internal error: non_differentiable attribute is expected to be "
+      "a tuple but is ",
       compat::message_end(Py_TYPE(tuple.get())->tp_name));
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
@@ -53,7 +56,8 @@ Marked take_dirty(Ctx& ctx) {
   }
   TORCH_CHECK(
       PyTuple_Check(tuple.get()),
-      "autograd internal error: dirty_tensors attribute is expected to be a tuple but is ",
+      "autograd internal error: dirty_tensors attribute is expected to be a "
+      "tuple but is ",
       compat::message_end(Py_TYPE(tuple.get())->tp_name));
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(tuple.get(), i);
@@ -74,7 +78,8 @@ Marked saved_by_setup_context(const Ctx& ctx, const TensorsToSave& to_save) {
     PyObject* tuple = saved.get();
     TORCH_CHECK(
         PyTuple_Check(tuple),
-        "autograd internal error: saved_for_forward attribute is expected to be a tuple but is ",
+        "autograd internal error: saved_for_forward attribute is expected to "
+        "be a tuple but is ",
         compat::message_end(Py_TYPE(tuple)->tp_name));
     insert_tensors(
         marked,

@@ -16,7 +16,8 @@ struct RefusesGradient final : torch::autograd::FunctionPreHook {
   variable_list operator()(const variable_list&) override {
     TORCH_CHECK(
         false,
-        "leaf variable has been moved into the graph interior: a custom Function "
+        "leaf variable has been moved into the graph interior: a custom "
+        "Function "
         "marked it as dirty after it was detached, so there is no leaf left to "
         "accumulate this gradient into. Don't call detach_() or "
         "requires_grad_(False) on an input that requires grad.");

@@ -127,8 +127,7 @@ class Wrapping {
       // Nested tensors can't be made from sizes alone.
       const bool by_zeros_like =
           count_ > 1 && tensor.is_nested() && is_differentiable(tensor);
-      ctx_.packed_outputs.add(
-          ctx_.base.output_info, tensor, by_zeros_like);
+      ctx_.packed_outputs.add(ctx_.base.output_info, tensor, by_zeros_like);
     }
     PyObject* output = tensor.is_same(THPVariable_Unpack(raw))
         ? Py_NewRef(raw)
@@ -214,8 +213,7 @@ at::Tensor Wrapping::wrap_tensor(
     }
     if (differentiable) {
       impl::set_gradient_edge(
-          tensor,
-          {compat::node_of(ctx_.base.cdata), static_cast<uint32_t>(i)});
+          tensor, {compat::node_of(ctx_.base.cdata), static_cast<uint32_t>(i)});
     }
   } else if (is_input) {
     // An alias, so that the caller's tensor keeps its requires_grad.

@@ -43,8 +43,7 @@ void ObservedCall::begin(
     PyTypeObject* cls,
     const Arguments& arguments) {
   // The number that the call's node will get, by which the profiler links the two.
-  const auto sequence_nr =
-      static_cast<int64_t>(at::sequence_number::peek());
+  const auto sequence_nr = static_cast<int64_t>(at::sequence_number::peek());
   record_.emplace(std::move(callbacks));
   const bool with_tensors = record_->needsInputs();
   const std::vector<c10::IValue> inputs =
