@@ -33,12 +33,12 @@ namespace torch_ext::compat {
 // A call makes two objects: the ctx (Python's) and its node (C++'s). Each has to
 // live as long as the other, and torch 2.13 turned around which one owns which:
 //
-//             torch 2.11, 2.12                 torch 2.13 and newer
-//   owns      node -> ctx (PyNode::obj)        ctx -> node (THPFunction::cdata)
-//   refers    ctx -> node, weakly              node -> ctx, without owning
-//   kept by   outputs and edges hold the       the same, and whoever in C++ holds
-//             node, and so the ctx             the node holds the ctx (torch does)
-//   so        the ctx may outlive its node     neither outlives the other
+//            torch 2.11, 2.12              torch 2.13 and newer
+//   owns     node -> ctx (PyNode::obj)     ctx -> node (THPFunction::cdata)
+//   refers   ctx -> node, weakly           node -> ctx, without owning it
+//   held by  outputs and edges hold the    the same, and torch lets whoever
+//            node, and so the ctx          holds the node hold the ctx
+//   so       a ctx may outlive its node    neither outlives the other
 
 /// How libtorch holds a graph node.
 using NodePtr = std::remove_cvref_t<decltype(torch::autograd::Edge::function)>;
@@ -81,8 +81,8 @@ inline bool has_node(PyObject* /*grad_fn*/) {
   return true;
 }
 
-/// Ends the node's reference to `ctx`, which is being deallocated: code that the
-/// node's destructor runs must not reach a half-dead object.
+/// Ends the node's reference to `ctx`, which is being deallocated: code that
+/// the node's destructor runs must not reach a half-dead object.
 inline void forget_ctx(const NodeOfCtx& cdata, PyObject* ctx) {
   if (cdata && cdata->pyobj_slot()->load_pyobj() == ctx) {
     cdata->pyobj_slot()->store_pyobj(nullptr);
@@ -158,8 +158,8 @@ bool& boxed_grads_call(Function& function, Lacking& lacking) {
   }
 }
 
-/// The flags of ctx.needs_input_grad that torch's own apply has noted in place of
-/// a tuple; none if it has made the tuple, or nothing yet.
+/// The flags of ctx.needs_input_grad that torch's own apply has noted in place
+/// of a tuple; none if it has made the tuple, or nothing yet.
 template <typename Function>
 std::optional<std::vector<bool>> needs_input_grad_bits(
     const Function& function) {
@@ -236,7 +236,8 @@ inline torch::autograd::optional_variable_list wrap_outputs(
 #endif
 }
 
-/// How one of torch's messages ends. Before torch 2.14 these messages break off.
+/// How one of torch's messages ends. Before torch 2.14 these messages break
+/// off.
 template <typename... Args>
 std::string message_end([[maybe_unused]] const Args&... args) {
 #if TORCH_VERSION_MINOR >= 14
@@ -302,7 +303,8 @@ class ForwardingEngine<Engine> : public Engine {
 constexpr bool kFreeThreaded = true;
 
 /// Gives this thread `object` to itself while it lives, in the way that the GIL
-/// would: other threads may take a turn when this one waits or runs Python code.
+/// would: other threads may take a turn when this one waits or runs Python
+/// code.
 class CriticalSection {
  public:
   explicit CriticalSection(PyObject* object) {
@@ -456,15 +458,15 @@ inline Ref code_varnames(PyCodeObject* code) {
 #endif
 }
 
-/// Whether something sees every Python frame that begins. torch.compile does, in
-/// the whole process, from its first use on.
+/// Whether something sees every Python frame that begins. torch.compile does,
+/// in the whole process, from its first use on.
 inline bool frames_are_watched() {
   return _PyInterpreterState_GetEvalFrameFunc(PyInterpreterState_Get()) !=
       _PyEval_EvalFrameDefault;
 }
 
-/// Calls `visit(Ref code, int instruction)` for each Python frame of this thread,
-/// innermost first. The instruction is a byte offset into the code.
+/// Calls `visit(Ref code, int instruction)` for each Python frame of this
+/// thread, innermost first. The instruction is a byte offset into the code.
 template <typename Visit>
 void for_each_frame(Visit&& visit) {
   Ref frame = Ref::steal(

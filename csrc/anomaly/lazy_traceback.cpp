@@ -28,9 +28,10 @@ struct Position {
 
 /// A list whose items are made on first use.
 ///
-/// Invariant: no Python code sees the list before its items are made. All ways to
-/// the items go through a slot or an attribute of the type, and each of these
-/// makes them first; CPython's shortcuts past the slots are for exact lists only.
+/// Invariant: no Python code sees the list before its items are made. All ways
+/// to the items go through a slot or an attribute of the type, and each of
+/// these makes them first; CPython's shortcuts past the slots are for exact
+/// lists only.
 struct LazyTraceback {
   PyListObject list;
   std::vector<Position> positions; // innermost first
@@ -76,8 +77,8 @@ Ref call_formatter(PyObject* self, const char* function) {
 // Guards the filling where there is no GIL.
 compat::Mutex filling;
 
-/// The first step of each slot: makes the items if they are not made yet. Returns
-/// false with an exception set, as the slot then does.
+/// The first step of each slot: makes the items if they are not made yet.
+/// Returns false with an exception set, as the slot then does.
 bool fill(PyObject* self) {
   HANDLE_TH_ERRORS
   if (as_lazy(self)->is_filled()) {
@@ -162,8 +163,8 @@ int ass_subscript(PyObject* self, PyObject* key, PyObject* value) {
   return fill(self) ? list_mapping().mp_ass_subscript(self, key, value) : -1;
 }
 
-/// For + and +=. Python asks the number slot of both operands before it asks the
-/// lists' own slots, which then find the items.
+/// For + and +=. Python asks the number slot of both operands before it asks
+/// the lists' own slots, which then find the items.
 PyObject* before_add(PyObject* left, PyObject* right) {
   if (!fill_if_lazy(left) || !fill_if_lazy(right)) {
     return nullptr;

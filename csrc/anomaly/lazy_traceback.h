@@ -1,15 +1,15 @@
-// A Python stack that is captured as code positions and made into text when it is
-// read.
+// A Python stack that is captured as code positions and made into text when it
+// is read.
 #pragma once
 
 #include <python/ref.h>
 
 namespace torch_ext {
 
-/// The stack of the current thread as a torch_ext._C.LazyTraceback, which reads as
-/// the list of strings that traceback.format_stack() returns. It keeps code objects
-/// alive and nothing else: no frames, locals, tensors or modules. Throws where there
-/// is no memory.
+/// The stack of the current thread as a torch_ext._C.LazyTraceback, which reads
+/// as the list of strings that traceback.format_stack() returns. It keeps code
+/// objects alive and nothing else: no frames, locals, tensors or modules.
+/// Throws where there is no memory.
 Ref capture_traceback();
 
 /// Once, at import: makes the type ready. Throws.

@@ -58,8 +58,8 @@ std::string to_string(PyObject* text) {
   return chars;
 }
 
-/// The stack that an fx tracer wants its graph to show in place of the real one;
-/// null unless torch.fx.traceback is preserving stacks.
+/// The stack that an fx tracer wants its graph to show in place of the real
+/// one; null unless torch.fx.traceback is preserving stacks.
 Ref preserved_stack() {
   PyObject* module = torch_ext::fx_traceback;
   Ref preserves =
@@ -80,8 +80,8 @@ Ref exception_in_flight() {
   try {
     std::rethrow_exception(current);
   } catch (python_error& error) {
-    // What C++ code has raised may still be a type and a text. The engine rethrows
-    // what is in `error` now.
+    // What C++ code has raised may still be a type and a text. The engine
+    // rethrows what is in `error` now.
     PyErr_NormalizeException(&error.type, &error.value, &error.traceback);
     return Ref::share(error.value);
   } catch (...) {
@@ -115,8 +115,8 @@ void print_stacks(PyObject* dict, const std::string& node_name) {
   }
   report(dict, node_name);
   _print_stack(get_item(dict, kTrace).get(), node_name, false);
-  // A parent is the node whose backward made this one. A node without a parent was
-  // made by forward.
+  // A parent is the node whose backward made this one. A node without a parent
+  // was made by forward.
   Ref parent = get_item(dict, kParent);
   while (parent && torch_ext::compat::has_node(parent.get())) {
     Ref metadata = checked(PyObject_GetAttrString(parent.get(), "metadata"));

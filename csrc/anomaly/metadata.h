@@ -1,5 +1,5 @@
-// What a node remembers in anomaly mode. The class is torch's PyAnomalyMetadata,
-// whose members metadata.cpp defines.
+// What a node remembers in anomaly mode. The class is torch's
+// PyAnomalyMetadata, whose members metadata.cpp defines.
 #pragma once
 
 namespace torch_ext {

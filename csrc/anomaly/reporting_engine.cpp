@@ -19,8 +19,8 @@ namespace {
 // torch's run_backward, a method descriptor.
 Immortal torch_run_backward;
 
-/// Shows the exception that is set to the report, whose own errors must not hide it,
-/// and leaves it set.
+/// Shows the exception that is set to the report, whose own errors must not
+/// hide it, and leaves it set.
 void finish_report(PyObject* roots) {
   PyObject* type = nullptr;
   PyObject* value = nullptr;

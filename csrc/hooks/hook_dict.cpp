@@ -32,8 +32,8 @@ std::string hook_name(PyObject* hook) {
       : "<unknown>";
 }
 
-/// Throws if `result`, which `hook` returned, can't take the place of the tensor
-/// `value`.
+/// Throws if `result`, which `hook` returned, can't take the place of the
+/// tensor `value`.
 void check_tensor(PyObject* value, PyObject* result, PyObject* hook) {
   if (result == Py_None) {
     return;

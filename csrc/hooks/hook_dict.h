@@ -11,10 +11,10 @@
 
 namespace torch_ext {
 
-/// Calls each hook with `value`, and with `context` unless that is null. `value` is a
-/// tensor, None for an undefined one, or a tuple of such. What a hook returns takes
-/// its place and has to be like it, unless it is None. Returns whether that happened.
-/// Throws what a hook raises. Needs the GIL.
+/// Calls each hook with `value`, and with `context` unless that is null.
+/// `value` is a tensor, None for an undefined one, or a tuple of such. What a
+/// hook returns takes its place and has to be like it, unless it is None.
+/// Returns whether that happened. Throws what a hook raises. Needs the GIL.
 bool call_hooks(PyObject* dict, Ref& value, PyObject* context = nullptr);
 
 /// A tuple of tensors, None where one is undefined, and back.
@@ -26,12 +26,13 @@ void visit_hooks(
     PyObject* dict,
     const std::function<void(c10::SafePyObject&&)>& add);
 
-/// Ends a hook object's ownership of `dict`. torch's headers declare the member as
-/// a plain pointer; the thread may be any, and Python may be gone.
+/// Ends a hook object's ownership of `dict`. torch's headers declare the member
+/// as a plain pointer; the thread may be any, and Python may be gone.
 void release_dict(PyObject* dict) noexcept;
 
-/// Calls `visit(hook)` for each of a node's `hooks` that is a PyHook, one of the
-/// four classes, until that returns other than 0. Returns what it returned last.
+/// Calls `visit(hook)` for each of a node's `hooks` that is a PyHook, one of
+/// the four classes, until that returns other than 0. Returns what it returned
+/// last.
 template <typename PyHook, typename Hooks, typename Visit>
 int each_python_hook(const Hooks& hooks, Visit&& visit) {
   for (const auto& hook : hooks) {

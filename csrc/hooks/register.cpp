@@ -48,8 +48,8 @@ Ref tensor_hooks(PyObject* object) {
   THPVariable* variable = differentiable_tensor(object);
   const at::Tensor& tensor = variable->cdata;
   if (variable->backward_hooks == nullptr) {
-    // grad_fn comes first: if the base of a view was changed in place, reading it
-    // makes a new node, which drops the hooks of the tensor.
+    // grad_fn comes first: if the base of a view was changed in place, reading
+    // it makes a new node, which drops the hooks of the tensor.
     auto node = tensor.grad_fn();
     Ref hooks = new_dict();
     // The tensor has its own as well, for when it is a leaf.
@@ -92,8 +92,8 @@ void add_tensor_hooks(Node& node, const at::Tensor& tensor, PyObject* hooks) {
       std::make_unique<PyFunctionTensorPreHook>(hooks, tensor.output_nr()));
 }
 
-// torch adds a hook to the dict of the first Python hook object of the node, ours
-// or its own. So all that is needed is that there is one of ours.
+// torch adds a hook to the dict of the first Python hook object of the node,
+// ours or its own. So all that is needed is that there is one of ours.
 
 Ref register_prehook(Node& node, PyObject* hook) {
   if (!has_python_hooks<PyFunctionPreHook>(node.pre_hooks())) {

@@ -7,8 +7,8 @@
 
 namespace torch_ext {
 
-/// The dict of the tensor's hooks, made and attached on first use. Throw what torch's
-/// methods of the same purpose do.
+/// The dict of the tensor's hooks, made and attached on first use. Throw what
+/// torch's methods of the same purpose do.
 Ref tensor_hooks(PyObject* tensor);
 Ref post_accumulate_grad_hooks(PyObject* tensor);
 

@@ -19,8 +19,8 @@ class CallArguments {
     stack_.append(begin, end);
   }
 
-  /// Calls `callable` with them. `keywords`, a tuple or null, has the names of the
-  /// last ones. Throws what the call raises.
+  /// Calls `callable` with them. `keywords`, a tuple or null, has the names of
+  /// the last ones. Throws what the call raises.
   Ref call(PyObject* callable, PyObject* keywords = nullptr) {
     const size_t named = keywords == nullptr
         ? 0

@@ -33,9 +33,9 @@ auto persisting(Body&& body) -> decltype(body()) {
   }
 }
 
-/// Runs the body of a slot that calls nothing of torch's: what it returns as a new
-/// reference, or null with the exception set. HANDLE_TH_ERRORS does the same for
-/// all other slots, at the cost of a buffer for torch's warnings.
+/// Runs the body of a slot that calls nothing of torch's: what it returns as a
+/// new reference, or null with the exception set. HANDLE_TH_ERRORS does the
+/// same for all other slots, at the cost of a buffer for torch's warnings.
 template <typename Body>
 PyObject* to_slot(Body&& body) noexcept {
   try {
@@ -66,7 +66,8 @@ inline void check_status(int status) {
   }
 }
 
-/// The item of a dict; null if there is none. Throws what comparing keys raises.
+/// The item of a dict; null if there is none. Throws what comparing keys
+/// raises.
 inline Ref find_item(PyObject* dict, PyObject* key) {
   PyObject* value = nullptr;
   check_status(PyDict_GetItemRef(dict, key, &value));

@@ -5,12 +5,13 @@
 
 namespace torch_ext {
 
-/// A global that owns a Python object. Set at import, or by a function that says
-/// so, with the GIL held; after that any thread may read it.
+/// A global that owns a Python object. Set at import, or by a function that
+/// says so, with the GIL held; after that any thread may read it.
 ///
-/// The object is never released: C++ globals are destroyed after Python is gone.
-/// It is set at import and not on first use because a function-local static
-/// that runs Python code can deadlock: its guard waits with the GIL held.
+/// The object is never released: C++ globals are destroyed after Python is
+/// gone. It is set at import and not on first use because a function-local
+/// static that runs Python code can deadlock: its guard waits with the GIL
+/// held.
 class Immortal {
  public:
   constexpr Immortal() = default;

@@ -7,8 +7,8 @@
 
 namespace torch_ext {
 
-/// Whether `object` is a tensor, by its type alone: what isinstance() says can be
-/// made up, and the memory of a tensor is read next.
+/// Whether `object` is a tensor, by its type alone: what isinstance() says can
+/// be made up, and the memory of a tensor is read next.
 inline bool has_tensor_type(PyObject* object) {
   return PyObject_TypeCheck(
              object, reinterpret_cast<PyTypeObject*>(THPVariableClass)) != 0;

@@ -267,10 +267,10 @@ void add_tracer_methods(PyObject* module) {
 
 namespace torch::jit::tracer {
 
-/// Adds the functions of torch_ext.tracer, and does nothing else that torch's own
-/// does: the type of the tracing state is registered with pybind11 already, and the
-/// callbacks that give torch's own nodes their source can't be read, so nobody could
-/// put them back.
+/// Adds the functions of torch_ext.tracer, and does nothing else that torch's
+/// own does: the type of the tracing state is registered with pybind11 already,
+/// and the callbacks that give torch's own nodes their source can't be read, so
+/// nobody could put them back.
 void initPythonTracerBindings(PyObject* module) {
   torch_ext::check_status(
       PyModule_AddFunctions(module, torch_ext::tracer_methods));

@@ -19,8 +19,8 @@ namespace {
 
 using torch::jit::Stack;
 
-/// The function by which the tracer names variables: `lookup`, which may die with
-/// the tracer's state on any thread.
+/// The function by which the tracer names variables: `lookup`, which may die
+/// with the tracer's state on any thread.
 std::function<std::string(const at::Tensor&)> variable_names(
     const py::function& lookup) {
   auto callable = std::make_shared<ThreadFreeRef>(Ref::share(lookup.ptr()));

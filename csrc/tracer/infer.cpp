@@ -89,7 +89,8 @@ c10::IValue object_value(const Holder& holder) {
 } // namespace
 
 c10::IValue inferred_value(py::handle object) {
-  // By way of Python, since torch doesn't export what the header's inference calls.
+  // By way of Python, since torch doesn't export what the header's inference
+  // calls.
   const py::object match =
       py::module_::import("torch._C").attr("_jit_try_infer_type")(object);
   if (match.attr("success")().cast<bool>()) {

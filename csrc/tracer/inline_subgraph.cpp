@@ -18,8 +18,9 @@ using torch::jit::Value;
 
 using ValueMap = std::unordered_map<Value*, Value*>;
 
-/// Throws for a value that forward took from outside its inputs: forward's graph has
-/// no place for it. torch fails here in these words, those of the map's own check.
+/// Throws for a value that forward took from outside its inputs: forward's
+/// graph has no place for it. torch fails here in these words, those of the
+/// map's own check.
 Value* mapped(const ValueMap& map, Value* value) {
   const auto found = map.find(value);
   if (found == map.end()) {

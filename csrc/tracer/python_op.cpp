@@ -13,9 +13,9 @@ namespace torch_ext {
 
 namespace {
 
-/// A ConcretePythonOp that may be destroyed on any thread, with or without the GIL:
-/// a graph dies with the last module that uses it. It has no members of its own,
-/// since torch casts nodes by their kind.
+/// A ConcretePythonOp that may be destroyed on any thread, with or without the
+/// GIL: a graph dies with the last module that uses it. It has no members of
+/// its own, since torch casts nodes by their kind.
 struct RecordedPythonOp final : torch::jit::ConcretePythonOp {
   using ConcretePythonOp::ConcretePythonOp;
 

@@ -5,9 +5,10 @@
 
 namespace torch_ext {
 
-/// Makes a node that calls `callable`. `graph` owns it and has yet to insert it.
-/// `calling_convention` has a letter for each argument: 'd' for a tensor, which is
-/// an input of the node, and 'c' for the next of `scalars`. Needs the GIL.
+/// Makes a node that calls `callable`. `graph` owns it and has yet to insert
+/// it. `calling_convention` has a letter for each argument: 'd' for a tensor,
+/// which is an input of the node, and 'c' for the next of `scalars`. Needs the
+/// GIL.
 torch::jit::Node* make_python_op(
     torch::jit::Graph& graph,
     THPObjectPtr callable,

@@ -30,7 +30,7 @@ std::optional<std::string> module_of(PyTypeObject* cls) {
   }
   const char* text = PyUnicode_AsUTF8(module.get());
   if (text == nullptr) {
-    PyErr_Clear(); // no str, or none that UTF-8 can encode: the node does without
+    PyErr_Clear(); // no str, or not for UTF-8: the node does without
     return std::nullopt;
   }
   return text;

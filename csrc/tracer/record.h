@@ -16,8 +16,8 @@ inline bool tracing() {
   return torch::jit::tracer::isTracing();
 }
 
-/// A call that the tracer sees: its node, and what keeps the node alive whatever
-/// forward does to the tracer.
+/// A call that the tracer sees: its node, and what keeps the node alive
+/// whatever forward does to the tracer.
 struct Recording {
   std::shared_ptr<torch::jit::tracer::TracingState> state;
   std::shared_ptr<torch::jit::Graph> graph;
@@ -27,19 +27,19 @@ struct Recording {
   bool active() const;
 };
 
-/// Adds a node to the graph for the call of `cls` on `arguments`. `is_tensor` tells
-/// of each argument whether it is a tensor, and `tensors` are those. Call it just
-/// before forward, while tracing(). Throws.
+/// Adds a node to the graph for the call of `cls` on `arguments`. `is_tensor`
+/// tells of each argument whether it is a tensor, and `tensors` are those. Call
+/// it just before forward, while tracing(). Throws.
 Recording record_call(
     PyObject* cls,
     c10::ArrayRef<PyObject*> arguments,
     const std::vector<bool>& is_tensor,
     c10::ArrayRef<const at::Tensor*> tensors);
 
-/// Completes the node once forward has run and `outputs`, a tuple, are part of the
-/// autograd graph: they become the node's outputs, which the nodes that forward
-/// recorded had made until then. `single` says that forward returned no tuple,
-/// `in_place` that it marked an input as dirty. Throws.
+/// Completes the node once forward has run and `outputs`, a tuple, are part of
+/// the autograd graph: they become the node's outputs, which the nodes that
+/// forward recorded had made until then. `single` says that forward returned no
+/// tuple, `in_place` that it marked an input as dirty. Throws.
 void record_outputs(
     const Recording& recording,
     PyTypeObject* cls,

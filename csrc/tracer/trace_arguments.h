@@ -27,13 +27,14 @@ struct TraceArguments {
   PyObject* self = Py_None;
   PyObject* argument_names = nullptr;
 
-  /// Throw TypeError, which names the function and the argument, if that is of the
-  /// wrong type.
+  /// Throw TypeError, which names the function and the argument, if that is of
+  /// the wrong type.
   py::function traced() const;
   py::dict named_inputs() const;
   torch::jit::Stack stack() const;
   py::function variable_name() const;
-  /// The module behind `self`, a ScriptModule, which keeps it alive; null for None.
+  /// The module behind `self`, a ScriptModule, which keeps it alive; null for
+  /// None.
   torch::jit::Module* module() const;
   std::vector<std::string> names() const;
 

@@ -34,8 +34,8 @@ at::Tensor zeros(const InputMetadata& metadata) {
                                             : metadata.zeros_like();
 }
 
-/// The i-th gradient as backward gets it. A missing one becomes zeros, or None if
-/// ctx doesn't materialize it.
+/// The i-th gradient as backward gets it. A missing one becomes zeros, or None
+/// if ctx doesn't materialize it.
 ///
 /// There are two records of what an output was like: ctx's infos, which torch
 /// makes zeros from, and the node's own metadata. If the call failed after its
@@ -119,7 +119,8 @@ Ref call_apply(PyObject* object, const Gradients& gradients) {
   return call_method(object, names.apply, gradients);
 }
 
-/// grad_fn.apply_boxed(gradients): one list, which backward may empty as it goes.
+/// grad_fn.apply_boxed(gradients): one list, which backward may empty as it
+/// goes.
 Ref call_boxed(PyObject* object, Gradients&& gradients) {
   Ref list = checked(PyList_New(static_cast<Py_ssize_t>(gradients.size())));
   for (size_t i = 0; i < gradients.size(); ++i) {

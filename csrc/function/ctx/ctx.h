@@ -15,12 +15,12 @@
 
 namespace torch_ext {
 
-/// An instance of torch_ext._C.Ctx. torch's own struct comes first, so that every
-/// cast in libtorch_python stays valid; our members follow.
+/// An instance of torch_ext._C.Ctx. torch's own struct comes first, so that
+/// every cast in libtorch_python stays valid; our members follow.
 ///
-/// compat.h says which of the ctx and its node (base.cdata) owns the other. What
-/// changes once Python code can see the object is guarded by the GIL or, on
-/// free-threaded Python, by the object's critical section.
+/// compat.h says which of the ctx and its node (base.cdata) owns the other.
+/// What changes once Python code can see the object is guarded by the GIL or,
+/// on free-threaded Python, by the object's critical section.
 struct Ctx {
   THPFunction base;
 
@@ -30,9 +30,9 @@ struct Ctx {
   uint64_t needs_input_grad;
   Py_ssize_t input_count;
 
-  /// Saved variables that were dropped, but whose storage somebody may still look
-  /// at: an unpack hook that is running (`unpacking` of them are), or whoever was
-  /// given them by _raw_saved_tensors (`raw_saved_shown`).
+  /// Saved variables that were dropped, but whose storage somebody may still
+  /// look at: an unpack hook that is running (`unpacking` of them are), or
+  /// whoever was given them by _raw_saved_tensors (`raw_saved_shown`).
   std::vector<std::vector<torch::autograd::SavedVariable>> retired;
   uint32_t unpacking;
   bool raw_saved_shown;
@@ -40,9 +40,9 @@ struct Ctx {
   /// Whether base.saved_variables may have any. Read without the GIL.
   std::atomic<bool> maybe_saved;
 
-  /// Once the garbage collector has finalised the object: saved tensors that are
-  /// held here, as Python objects, and no longer by their saved variable, each at
-  /// the variable's index. Null where the variable still holds its own.
+  /// Once the garbage collector has finalised the object: saved tensors that
+  /// are held here, as Python objects, and no longer by their saved variable,
+  /// each at the variable's index. Null where the variable still holds its own.
   std::vector<Ref> lent;
 
   compat::Lacking lacking;
@@ -64,7 +64,8 @@ struct Ctx {
   bool& boxed_grads_call() {
     return compat::boxed_grads_call(base, lacking);
   }
-  /// base.saved_variables, with what was lent put back (saved.cpp). Needs the GIL.
+  /// base.saved_variables, with what was lent put back (saved.cpp). Needs the
+  /// GIL.
   std::vector<torch::autograd::SavedVariable>& saved_variables();
   /// base.input_info and base.output_info, complete.
   const std::vector<torch::autograd::VariableInfo>& input_infos() {
@@ -103,8 +104,8 @@ inline Ctx* ctx_of(const torch::autograd::PyNode& node) {
   return reinterpret_cast<Ctx*>(compat::ctx_of(node));
 }
 
-/// The node, held. Throws torch's error, which names the attribute asked for, if
-/// there is none.
+/// The node, held. Throws torch's error, which names the attribute asked for,
+/// if there is none.
 compat::NodePtr live_node(Ctx& ctx, const char* attribute);
 
 /// Makes an instance of `type`, a subclass of CtxType, as type() would. If the

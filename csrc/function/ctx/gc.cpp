@@ -19,8 +19,8 @@ using torch::autograd::Node;
 using torch::autograd::PyAnomalyMetadata;
 using torch::autograd::SavedVariable;
 
-/// For a protected member of Node: metadata() would make the metadata if there is
-/// none.
+/// For a protected member of Node: metadata() would make the metadata if there
+/// is none.
 struct NodeMembers : Node {
   using Node::anomaly_metadata_;
 };
@@ -44,9 +44,10 @@ PyObject* owned_tensor(SavedVariable& saved) {
       : nullptr;
 }
 
-/// Whether the collector is shown the saved tensors. torch ends the process when
-/// the collector clears a tensor that C++ still holds, so they may be shown only
-/// if finalize_ctx() will run before anything is cleared. It runs once at most.
+/// Whether the collector is shown the saved tensors. torch ends the process
+/// when the collector clears a tensor that C++ still holds, so they may be
+/// shown only if finalize_ctx() will run before anything is cleared. It runs
+/// once at most.
 bool shows_saved(PyObject* object) {
   return Py_TYPE(object)->tp_finalize == finalize_ctx &&
       PyObject_GC_IsFinalized(object) == 0;
@@ -54,10 +55,11 @@ bool shows_saved(PyObject* object) {
 
 /// Visits the Python objects that the node owns.
 ///
-/// Invariant: whoever holds the node holds the ctx, so these objects are garbage
-/// exactly when the ctx is. What the node's edges lead to is not visited: the
-/// nodes there are shared, and the engine takes references to them without the
-/// GIL, so that the collector might see them change while it counts.
+/// Invariant: whoever holds the node holds the ctx, so these objects are
+/// garbage exactly when the ctx is. What the node's edges lead to is not
+/// visited: the nodes there are shared, and the engine takes references to them
+/// without the GIL, so that the collector might see them change while it
+/// counts.
 int traverse_node(Node& node, visitproc visit, void* arg) {
   using namespace torch::autograd;
   const auto visit_dict = [&](const auto& hook) -> int {

@@ -1,15 +1,15 @@
 // What Python's garbage collector sees of a ctx and the node that it owns.
 //
-// A cycle can go through a saved tensor: the ctx owns the node, the node saves an
-// output, and the output's grad_fn is the ctx. Only C++ holds the saved tensor,
-// and torch ends the process if the collector clears such a tensor. So it is
-// done in three steps, in the collector's own order:
+// A cycle can go through a saved tensor: the ctx owns the node, the node saves
+// an output, and the output's grad_fn is the ctx. Only C++ holds the saved
+// tensor, and torch ends the process if the collector clears such a tensor. So
+// it is done in three steps, in the collector's own order:
 //   1. traverse_ctx() shows the saved tensors that nothing else keeps alive;
 //   2. finalize_ctx() moves these from the saved variables to Ctx::lent, as
 //      Python objects, so that C++ no longer holds them;
 //   3. clear_ctx() drops what is lent.
-// If a finaliser brings the object back to life between 2 and 3, the next use of
-// the saved variables puts the tensors back (Ctx::saved_variables()).
+// If a finaliser brings the object back to life between 2 and 3, the next use
+// of the saved variables puts the tensors back (Ctx::saved_variables()).
 #pragma once
 
 #include <python/ref.h>
@@ -21,8 +21,8 @@ namespace torch_ext {
 int traverse_ctx(PyObject* object, visitproc visit, void* arg);
 int clear_ctx(PyObject* object);
 
-/// tp_finalize of CtxType's subclasses. CtxType itself has none: dir(grad_fn) would
-/// show it.
+/// tp_finalize of CtxType's subclasses. CtxType itself has none: dir(grad_fn)
+/// would show it.
 void finalize_ctx(PyObject* object);
 
 } // namespace torch_ext

@@ -10,8 +10,8 @@
 namespace torch_ext {
 
 /// The VariableInfos of a call's inputs or outputs, packed into a few integers
-/// each until somebody asks for them. Few do: backward when a gradient is missing,
-/// and compiled autograd.
+/// each until somebody asks for them. Few do: backward when a gradient is
+/// missing, and compiled autograd.
 ///
 /// A tensor that can't be packed (it has symbolic sizes, is nested or is a
 /// subclass with a dispatch of its own) goes to `infos` at once, and so does

@@ -23,12 +23,13 @@ bool is_output(PyObject* outputs, const at::Tensor& tensor) {
   return false;
 }
 
-/// Keeps the storage of the saved variables in place while an unpack hook may run:
-/// the hook may drop them, by a backward of its own say, and the SavedVariable
-/// whose unpack() called it is still in use. drop_saved() retires the vector
-/// instead of destroying it, and the last Unpacking destroys what is retired,
-/// unless Python code was given the saved variables themselves
-/// (_raw_saved_tensors): those stay until the ctx dies.
+/// Keeps the storage of the saved variables in place while an unpack hook runs.
+///
+/// The hook may drop the saved variables, by a backward of its own say, while the
+/// SavedVariable whose unpack() called it is still in use. So drop_saved() retires
+/// the vector instead of destroying it, and the last Unpacking destroys what is
+/// retired. If Python code was given the saved variables themselves, by
+/// _raw_saved_tensors, they stay until the ctx dies.
 class Unpacking {
  public:
   explicit Unpacking(Ctx& ctx) : ctx_(ctx) {

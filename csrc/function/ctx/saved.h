@@ -39,8 +39,8 @@ Ref unpack_saved(Ctx& ctx);
 /// Drops what was saved for backward. Needs the GIL.
 void drop_saved(Ctx& ctx);
 
-/// The tensor inside a saved variable, a private member; undefined if the tensor
-/// is kept by a hook.
+/// The tensor inside a saved variable, a private member; undefined if the
+/// tensor is kept by a hook.
 at::Tensor& data_of(torch::autograd::SavedVariable& saved);
 
 } // namespace torch_ext

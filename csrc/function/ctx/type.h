@@ -9,18 +9,19 @@ namespace torch_ext {
 extern PyTypeObject CtxType;
 
 /// The metaclass of CtxType's subclasses. Their isinstance() also holds for
-/// instances of the class that torch made for the Function: nodes that are older
-/// than the subclass.
+/// instances of the class that torch made for the Function: nodes that are
+/// older than the subclass.
 extern PyTypeObject CtxMetaType;
 
 inline bool is_ctx_type(PyTypeObject* type) {
   return PyType_IsSubtype(type, &CtxType) != 0;
 }
 
-/// Makes a subclass of `backward_cls`, the class that torch made for a Function, and
-/// of CtxType, with the same name. In its MRO CtxType comes just before
-/// torch._C._FunctionBase: what Python classes override there, they override in ours.
-/// `additions`, a dict or null, is what it has beyond torch's. Throws.
+/// Makes a subclass of `backward_cls`, the class that torch made for a
+/// Function, and of CtxType, with the same name. In its MRO CtxType comes just
+/// before torch._C._FunctionBase: what Python classes override there, they
+/// override in ours. `additions`, a dict or null, is what it has beyond
+/// torch's. Throws.
 Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions);
 
 /// Once, at import: makes both types ready. Throws.

@@ -32,14 +32,14 @@ bool is_function_class(PyObject* object) {
              torch_own.function.as_type());
 }
 
-/// Whether torch's own apply is to handle the call: a transform of torch.func is
-/// active, or this is no Function class, which is torch's error to raise.
+/// Whether torch's own apply is to handle the call: a transform of torch.func
+/// is active, or this is no Function class, which is torch's error to raise.
 bool is_for_torch(PyObject* cls) {
   return functorch_active() || !is_function_class(cls);
 }
 
-/// Raises the error of an apply() in Python, whose first parameter is named cls,
-/// for a keyword argument of that name.
+/// Raises the error of an apply() in Python, whose first parameter is named
+/// cls, for a keyword argument of that name.
 void refuse_cls(PyObject* keywords) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keywords); ++i) {
     if (PyUnicode_CompareWithASCIIString(
@@ -125,7 +125,8 @@ void prepare_ctx(
   ctx.base.is_variable_input = std::move(inputs.is_tensor);
 }
 
-/// Makes what forward returned the outputs of the node. Returns apply()'s result.
+/// Makes what forward returned the outputs of the node. Returns apply()'s
+/// result.
 Ref finish(
     PyTypeObject* cls,
     Ctx& ctx,

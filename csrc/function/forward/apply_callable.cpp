@@ -40,8 +40,8 @@ bool compile_watches_here() {
   return callback && callback.get() != Py_None;
 }
 
-/// py_apply(), with the class as the first of the arguments. If there is none, the
-/// error is torch's to raise.
+/// py_apply(), with the class as the first of the arguments. If there is none,
+/// the error is torch's to raise.
 PyObject* apply_to_first(
     PyObject* const* args,
     Py_ssize_t count,
@@ -102,8 +102,8 @@ PyObject* copy(PyObject* self, PyObject*) {
   return Py_NewRef(self);
 }
 
-/// A function for isinstance(), as torch's own is: torch.compile and inspect then
-/// read the code of torch's, which does the same.
+/// A function for isinstance(), as torch's own is: torch.compile and inspect
+/// then read the code of torch's, which does the same.
 PyObject* get_class(PyObject*, void*) {
   return Py_NewRef(Py_TYPE(torch_own.apply.get()));
 }

@@ -5,17 +5,18 @@
 
 namespace torch_ext {
 
-/// Makes what stands in a class as `apply`. It is of the kind that torch's own is:
+/// Makes what stands in a class as `apply`. It is of the kind that torch's own
+/// is:
 ///
 /// From torch 2.14 on, a classmethod of C.
 ///
-/// Before, a classmethod of a Python function. Ours is a classmethod of an object
-/// that stands for this function: it says that it is a function, is equal to it,
-/// and has its attributes (name, code, globals, signature), so that code which
-/// inspects it, torch.compile's for one, finds what it knows. Calling it makes no
-/// Python frame, which is most of what it saves. Some look at the frame of torch's
-/// function, though: while they do, the call goes through a Python function that
-/// makes one (_frame.py).
+/// Before, a classmethod of a Python function. Ours is a classmethod of an
+/// object that stands for this function: it says that it is a function, is
+/// equal to it, and has its attributes (name, code, globals, signature), so
+/// that code which inspects it, torch.compile's for one, finds what it knows.
+/// Calling it makes no Python frame, which is most of what it saves. Some look
+/// at the frame of torch's function, though: while they do, the call goes
+/// through a Python function that makes one (_frame.py).
 ///
 /// Throws.
 Ref make_apply();
@@ -28,8 +29,8 @@ PyObject* py_call(
     Py_ssize_t count,
     PyObject* keywords);
 
-/// set_framed_apply(function, get_callback): the Python function, and torch's that
-/// tells whether torch.compile looks at the frames of this thread.
+/// set_framed_apply(function, get_callback): the Python function, and torch's
+/// that tells whether torch.compile looks at the frames of this thread.
 PyObject* py_set_framed_apply(PyObject* module, PyObject* arguments);
 
 } // namespace torch_ext

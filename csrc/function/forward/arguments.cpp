@@ -50,8 +50,9 @@ PyFunctionObject* as_plain_function(PyObject* forward) {
   return function;
 }
 
-/// Binds positional arguments without inspect.signature if it would do the same.
-/// Returns whether it did; `tuple` is set if default values had to be added.
+/// Binds positional arguments without inspect.signature if it would do the
+/// same. Returns whether it did; `tuple` is set if default values had to be
+/// added.
 bool bind_plain(
     PyObject* forward,
     PyObject* const* items,
@@ -105,8 +106,8 @@ Bound bind_by_signature(
   return {Arguments(std::move(args)), std::move(kwargs)};
 }
 
-/// The index of `name` among `parameters`, counted from `first`; -1 if it is none
-/// of them.
+/// The index of `name` among `parameters`, counted from `first`; -1 if it is
+/// none of them.
 Py_ssize_t find_parameter(
     PyObject* parameters,
     Py_ssize_t first,
@@ -120,9 +121,9 @@ Py_ssize_t find_parameter(
   return -1;
 }
 
-/// Puts keyword arguments in their places by the names in forward's code, as torch
-/// does for a forward that takes ctx. A gap is an error even if the parameter has a
-/// default, which only the call itself fills in.
+/// Puts keyword arguments in their places by the names in forward's code, as
+/// torch does for a forward that takes ctx. A gap is an error even if the
+/// parameter has a default, which only the call itself fills in.
 Arguments place_keywords(const ClassRecord& record, const Bound& bound) {
   Ref code_object =
       checked(PyObject_GetAttr(record.forward.get(), names.__code__));
@@ -231,8 +232,8 @@ Arguments bind_arguments(
     return tuple ? Arguments(std::move(tuple)) : Arguments(items, count);
   }
   Bound bound = bind_by_signature(record.forward.get(), items, count, keywords);
-  // A torch whose apply takes no keyword arguments drops the defaults of forward's
-  // keyword-only parameters here; forward then fills them in itself.
+  // A torch whose apply takes no keyword arguments drops the defaults of
+  // forward's keyword-only parameters here; forward then fills them in itself.
   if (PyDict_GET_SIZE(bound.keywords.get()) == 0 ||
       (!compat::kApplyTakesKeywords && !has_keywords)) {
     return std::move(bound.positional);

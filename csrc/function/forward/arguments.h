@@ -10,8 +10,8 @@
 
 namespace torch_ext {
 
-/// Positional arguments: either the caller's array, which outlives the call, or the
-/// items of a tuple that is kept here.
+/// Positional arguments: either the caller's array, which outlives the call, or
+/// the items of a tuple that is kept here.
 class Arguments {
  public:
   Arguments(PyObject* const* items, Py_ssize_t count)

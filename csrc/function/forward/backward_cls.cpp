@@ -12,9 +12,10 @@ namespace torch_ext {
 
 namespace {
 
-// Weak references to the classes whose _backward_cls was replaced: a set, and its
-// discard(), which they call at the end of their class. Not a weakref.WeakSet:
-// torch.compile would see its Python code run, and count or compile it.
+// Weak references to the classes whose _backward_cls was replaced: a set, and
+// its discard(), which they call at the end of their class. Not a
+// weakref.WeakSet: torch.compile would see its Python code run, and count or
+// compile it.
 Immortal owners;
 Immortal forget_owner;
 
@@ -42,8 +43,8 @@ Ref require_backward_cls(PyTypeObject* cls) {
   return found;
 }
 
-/// The class in the MRO of `cls` whose dict has `backward` as _backward_cls; null if a
-/// metaclass or a descriptor has computed it.
+/// The class in the MRO of `cls` whose dict has `backward` as _backward_cls;
+/// null if a metaclass or a descriptor has computed it.
 Ref owner_of(PyObject* backward, PyTypeObject* cls) {
   if (compat::type_lookup(Py_TYPE(cls), names._backward_cls)) {
     return Ref();
@@ -72,7 +73,8 @@ bool replace_backward_cls(
   if (current.get() != expected) {
     return false;
   }
-  // Not by a __setattr__ of the metaclass, which sees the user's assignments only.
+  // Not by a __setattr__ of the metaclass, which sees the user's assignments
+  // only.
   check_status(PyType_Type.tp_setattro(owner, names._backward_cls, made));
   return true;
 }
@@ -96,8 +98,8 @@ bool is_ctx_type_with(PyTypeObject* type, PyObject* additions) {
   return true;
 }
 
-/// The subclass that make_ctx_type() has made of `backward` and that still lives, or
-/// a new one: Functions that share torch's class share ours.
+/// The subclass that make_ctx_type() has made of `backward` and that still
+/// lives, or a new one: Functions that share torch's class share ours.
 Ref ctx_type_of(PyTypeObject* backward_cls, PyObject* additions) {
   Ref subclasses = checked(PyObject_CallMethod(
       reinterpret_cast<PyObject*>(&PyType_Type),

@@ -25,9 +25,9 @@ Immortal backports_of_ctx;
 /// What read_class() has found, to be used again while the class is unchanged.
 ///
 /// Invariant: while `cls_version` is the version tag of `cls`, and
-/// `metaclass_version` that of its metaclass, neither they nor a base of them has
-/// been changed. So each attribute has the value that it had, and the references,
-/// which are borrowed, are kept by the class or a base of it.
+/// `metaclass_version` that of its metaclass, neither they nor a base of them
+/// has been changed. So each attribute has the value that it had, and the
+/// references, which are borrowed, are kept by the class or a base of it.
 struct CachedClass {
   PyTypeObject* cls = nullptr;
   unsigned int cls_version = 0;
@@ -40,10 +40,11 @@ struct CachedClass {
   bool takes_keywords = true;
 };
 
-// Each class has one line where it can stand, by its address, and takes the place
-// of the class that is there: so classes made by the thousand, as functorch does,
-// cost no memory. A line of a class that is gone is harmless, since no other type
-// gets its version tag. Guarded by the GIL; not used on free-threaded Python.
+// Each class has one line where it can stand, by its address, and takes the
+// place of the class that is there: so classes made by the thousand, as
+// functorch does, cost no memory. A line of a class that is gone is harmless,
+// since no other type gets its version tag. Guarded by the GIL; not used on
+// free-threaded Python.
 constexpr size_t kCacheSize = 1024;
 std::array<CachedClass, kCacheSize> cache;
 
@@ -52,8 +53,8 @@ CachedClass& cache_line(const PyTypeObject* cls) {
   return cache[(address >> 4 ^ address >> 14) % kCacheSize];
 }
 
-/// Forgets all classes if that invariant may not hold: version tags have started
-/// over.
+/// Forgets all classes if that invariant may not hold: version tags have
+/// started over.
 void check_cache() {
   if (compat::version_tags_restarted()) {
     cache.fill(CachedClass());
@@ -66,9 +67,9 @@ bool is_current(const CachedClass& line, const PyTypeObject* cls) {
       line.metaclass_version == compat::type_version(Py_TYPE(cls));
 }
 
-/// Whether for each name that read_class() looks up, cls.<name> is the attribute in
-/// the dict of the class or a base, after its __get__: the metaclass has no
-/// attribute of that name, and no __getattribute__ of its own.
+/// Whether for each name that read_class() looks up, cls.<name> is the
+/// attribute in the dict of the class or a base, after its __get__: the
+/// metaclass has no attribute of that name, and no __getattribute__ of its own.
 bool has_plain_attributes(PyTypeObject* cls) {
   PyTypeObject* metaclass = Py_TYPE(cls);
   if (metaclass->tp_getattro != PyType_Type.tp_getattro) {
@@ -87,8 +88,8 @@ bool has_plain_attributes(PyTypeObject* cls) {
   return true;
 }
 
-/// The value of a plain attribute: what cls.<name> is if `attribute` stands in the
-/// dict. Held meanwhile, since its __get__ may change the class.
+/// The value of a plain attribute: what cls.<name> is if `attribute` stands in
+/// the dict. Held meanwhile, since its __get__ may change the class.
 Ref resolve(Ref attribute, PyTypeObject* cls) {
   if (descrgetfunc get = Py_TYPE(attribute.get())->tp_descr_get) {
     return checked(
@@ -109,8 +110,8 @@ bool is_stable(const Ref& attribute) {
        is_constant(attribute));
 }
 
-/// The value of a flag; null, and no exception, if it can't be had: torch says that
-/// the flag is missing, whatever the lookup raised. MemoryError is thrown.
+/// The value of a flag; null, and no exception, if it can't be had: torch says
+/// that the flag is missing, whatever the lookup raised. MemoryError is thrown.
 Ref find_flag(PyObject* cls, PyObject* name) {
   Ref value = Ref::steal(PyObject_GetAttr(cls, name));
   if (!value) {
@@ -167,11 +168,11 @@ bool is_overridden(PyObject* setup_context) {
 
 /// Fills the cache line of `cls`, or empties it.
 ///
-/// `record` was read since the class had the tag `version`. It may be used again
-/// only if the class has that tag still, no code of the user's takes part in the
-/// lookups, and each value is the same every time: else a look at the tag would
-/// not tell that a value has changed. `forward` may be any descriptor, since its
-/// __get__ is called each time.
+/// `record` was read since the class had the tag `version`. It may be used
+/// again only if the class has that tag still, no code of the user's takes part
+/// in the lookups, and each value is the same every time: else a look at the
+/// tag would not tell that a value has changed. `forward` may be any
+/// descriptor, since its __get__ is called each time.
 void remember(
     PyTypeObject* cls,
     unsigned int version,

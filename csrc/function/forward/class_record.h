@@ -24,8 +24,8 @@ struct ClassRecord {
 /// Once, at import. Throws.
 void init_class_records();
 
-/// Reads `cls`. What was read before is used again while the class, its bases and
-/// its metaclass are unchanged. Throws what the lookups raise, and what
+/// Reads `cls`. What was read before is used again while the class, its bases
+/// and its metaclass are unchanged. Throws what the lookups raise, and what
 /// ctx_type_for() does.
 ClassRecord read_class(PyObject* cls);
 

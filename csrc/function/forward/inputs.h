@@ -11,8 +11,8 @@
 
 namespace torch_ext {
 
-/// What a call of apply() has to know of its arguments, from which the tensors are
-/// borrowed.
+/// What a call of apply() has to know of its arguments, from which the tensors
+/// are borrowed.
 struct Inputs {
   c10::SmallVector<const at::Tensor*, 16> tensors;
   /// For each argument, whether it is a tensor, and whether it requires grad.

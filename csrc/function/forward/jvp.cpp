@@ -14,8 +14,8 @@ using torch::autograd::variable_list;
 
 namespace {
 
-/// A tangent as jvp gets it: a missing one becomes zeros, or None if ctx doesn't
-/// materialize it.
+/// A tangent as jvp gets it: a missing one becomes zeros, or None if ctx
+/// doesn't materialize it.
 Ref tangent_object(
     const Ctx& ctx,
     const at::Tensor& input,

@@ -5,9 +5,9 @@
 
 namespace torch_ext {
 
-/// Calls jvp with the tangents of `inputs`, the tensors among forward's arguments,
-/// and returns what jvp returned. A tangent is undefined if the input has none. Throws
-/// what jvp raises.
+/// Calls jvp with the tangents of `inputs`, the tensors among forward's
+/// arguments, and returns what jvp returned. A tangent is undefined if the
+/// input has none. Throws what jvp raises.
 torch::autograd::variable_list call_jvp(
     Ctx& ctx,
     const torch::autograd::variable_list& inputs,

@@ -7,8 +7,8 @@ namespace torch_ext {
 /// torch._C._are_functorch_transforms_active() without the call.
 bool functorch_active();
 
-/// Throws torch's internal error if there is a transform on the stack that allows
-/// no custom Functions of a single level.
+/// Throws torch's internal error if there is a transform on the stack that
+/// allows no custom Functions of a single level.
 void check_single_level_allowed();
 
 } // namespace torch_ext

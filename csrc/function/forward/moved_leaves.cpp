@@ -24,8 +24,8 @@ struct RefusesGradient final : torch::autograd::FunctionPreHook {
   }
 };
 
-/// A tensor for an emptied node to hold. It is made without the dispatcher: a mode
-/// would see an operator there.
+/// A tensor for an emptied node to hold. It is made without the dispatcher: a
+/// mode would see an operator there.
 at::Tensor make_stand_in() {
   at::Tensor tensor = at::detail::empty_cpu(
       {0}, at::kFloat, /*pin_memory=*/false, std::nullopt);

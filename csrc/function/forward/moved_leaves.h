@@ -11,11 +11,11 @@ namespace torch_ext {
 
 /// Watches the inputs marked dirty while torch makes them outputs.
 ///
-/// torch moves a changed input behind the new node, and empties the node that used
-/// to accumulate its gradient. It refuses to if the input is a leaf that requires
-/// grad, but forward, or its caller, may have detached the leaf first. A backward
-/// that then reaches the emptied node ends the process on stock torch. Here it
-/// raises an error.
+/// torch moves a changed input behind the new node, and empties the node that
+/// used to accumulate its gradient. It refuses to if the input is a leaf that
+/// requires grad, but forward, or its caller, may have detached the leaf first.
+/// A backward that then reaches the emptied node ends the process on stock
+/// torch. Here it raises an error.
 class MovedLeaves {
  public:
   MovedLeaves(const Inputs& inputs, const Marked& dirty);

@@ -38,8 +38,8 @@ at::Tensor view_as_self_by_python(const at::Tensor& tensor) {
   return THPVariable_Unpack(view.get());
 }
 
-/// Whether tensor.view_as(tensor) in Python would go straight to ATen: the tensor is
-/// plain, no mode intercepts, and the method is torch's own.
+/// Whether tensor.view_as(tensor) in Python would go straight to ATen: the
+/// tensor is plain, no mode intercepts, and the method is torch's own.
 bool has_plain_view_as(PyObject* object) {
   return THPVariable_CheckExact(object) &&
       !at::impl::torch_function_mode_enabled() &&
@@ -47,8 +47,8 @@ bool has_plain_view_as(PyObject* object) {
       torch_own.view_as.get();
 }
 
-/// A view of the whole tensor, made as if by forward: an input that is returned as it
-/// is becomes one, so that it can have a grad_fn of its own.
+/// A view of the whole tensor, made as if by forward: an input that is returned
+/// as it is becomes one, so that it can have a grad_fn of its own.
 at::Tensor view_as_self(PyObject* object) {
   at::AutoFwGradMode no_tangents(false);
   at::AutoGradMode no_grad(false);
@@ -96,9 +96,9 @@ class Wrapping {
   }
 
  private:
-  /// Whether wrap_here() will do. Calls with in-place changes, tangents or pure views
-  /// are left to torch's own code, and so is the error for an input that is returned
-  /// as it is and was saved by setup_context.
+  /// Whether wrap_here() will do. Calls with in-place changes, tangents or pure
+  /// views are left to torch's own code, and so is the error for an input that
+  /// is returned as it is and was saved by setup_context.
   bool is_common_case() const {
     if (!dirty_.empty() || inputs_.has_tangent || ctx_.base.pure_view) {
       return false;
@@ -120,8 +120,8 @@ class Wrapping {
     return torch_ext::is_differentiable(tensor, non_differentiable_);
   }
 
-  /// Stores output `i`, which was `raw` and is `tensor` now, and notes what backward
-  /// needs in order to make a zero gradient for it.
+  /// Stores output `i`, which was `raw` and is `tensor` now, and notes what
+  /// backward needs in order to make a zero gradient for it.
   void store(Py_ssize_t i, PyObject* raw, const at::Tensor& tensor) {
     if (executable_) {
       // Nested tensors can't be made from sizes alone.

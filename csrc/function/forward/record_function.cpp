@@ -13,8 +13,8 @@ namespace torch_ext {
 
 namespace {
 
-/// The values that observers get: tensors if they ask for inputs, and other values
-/// of simple types if the profiler records shapes.
+/// The values that observers get: tensors if they ask for inputs, and other
+/// values of simple types if the profiler records shapes.
 std::vector<c10::IValue> observed_inputs(
     const Arguments& arguments,
     bool with_tensors) {
@@ -42,7 +42,8 @@ void ObservedCall::begin(
     at::StepCallbacks&& callbacks,
     PyTypeObject* cls,
     const Arguments& arguments) {
-  // The number that the call's node will get, by which the profiler links the two.
+  // The number that the call's node will get, by which the profiler links the
+  // two.
   const auto sequence_nr = static_cast<int64_t>(at::sequence_number::peek());
   record_.emplace(std::move(callbacks));
   const bool with_tensors = record_->needsInputs();
