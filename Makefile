@@ -16,13 +16,15 @@ SOURCES := torch_ext/_build/config.py $(shell find csrc -name '*.cpp' -o -name '
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test bench build lint fuzz leaks asan ubsan tsan valgrind clean distclean
+.PHONY: help demo test bench build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
 	@echo 'make test    run the tests                (DEVICE=cuda, ARGS="-k hooks")'
 	@echo 'make bench   measure against stock torch  (DEVICE=cuda, ARGS="--json")'
 	@echo 'make build   compile what has changed'
+	@echo 'make syntax  compile each C++ file alone             (ARGS=csrc/hooks)'
+	@echo 'make compile_commands  write what clangd, the language server of editors, needs'
 	@echo 'make lint    check the Python code'
 	@echo 'make fuzz    run random programs on both           (PROGRAMS=100000, ARGS="--seed 1")'
 	@echo 'make leaks   run each parity scenario 1,000 times   (LEAKS=50, ARGS="-k hooks")'
@@ -57,6 +59,12 @@ $(BUILT): $(INSTALLING) $(SOURCES)
 	@echo 'Compiling torch_ext; the first time takes about a minute on two cores.'
 	$(PY) $(if $(filter $(INSTALLING),$?),$(install),$(compile))
 	touch $@
+
+syntax: $(TORCHED)
+	$(PY) -m tools.syntax $(ARGS)
+
+compile_commands: $(TORCHED)
+	$(PY) -m tools.compile_commands
 
 lint: $(TORCHED)
 	$(PY) -m pip install --quiet ruff
@@ -101,7 +109,7 @@ valgrind: build
 	! grep '_C\..*\.so\|torch_ext.*\.so' valgrind.log
 
 clean:
-	rm -rf valgrind.log build dist *.egg-info torch_ext/_C.*.so torch_ext/_C.*.json $(BUILT)
+	rm -rf valgrind.log compile_commands.json build dist *.egg-info torch_ext/_C.*.so torch_ext/_C.*.json $(BUILT)
 
 distclean: clean
 	rm -rf $(VENV)

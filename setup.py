@@ -27,7 +27,7 @@ except ImportError as error:
         "install that first, then run pip with --no-build-isolation."
     )
 
-from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths  # noqa: E402
+from torch.utils.cpp_extension import BuildExtension, CppExtension  # noqa: E402
 
 CSRC = ROOT / "csrc"
 
@@ -64,8 +64,7 @@ extension = CppExtension(
     include_dirs=[str(CSRC)],
     extra_compile_args=[
         *config.compile_flags(),
-        # Warnings are errors in our own code only.
-        *(f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))),
+        *config.system_headers(),
         # ninja does not follow system headers: another torch has to be another command.
         f"-DTORCH_EXT_BUILT_FOR_TORCH={config.torch_version()}",
     ],

@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 #: Releases of torch that csrc/compat.h has an entry for, oldest first, no gaps.
@@ -41,6 +42,13 @@ INSTALL_COMMAND = "pip install --no-build-isolation --no-deps --force-reinstall 
 def compile_flags() -> list[str]:
     """COMPILE_FLAGS, and after them what the environment variable TORCH_EXT_CFLAGS asks for (a sanitizer, say)."""
     return COMPILE_FLAGS + shlex.split(os.environ.get("TORCH_EXT_CFLAGS", ""))
+
+
+def system_headers() -> list[str]:
+    """The flags by which torch's and Python's headers are found, as system headers: their warnings are no errors."""
+    from torch.utils.cpp_extension import include_paths
+
+    return [f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))]
 
 
 def torch_requirement() -> str:

@@ -1,0 +1,45 @@
+"""How each file of csrc is compiled alone: for editors, and for ``tools.syntax``.
+
+``python -m tools.compile_commands`` writes compile_commands.json, which clangd reads.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_config():
+    """torch_ext/_build/config.py by its path: what it says is needed where csrc doesn't compile yet."""
+    spec = importlib.util.spec_from_file_location("config", ROOT / "torch_ext" / "_build" / "config.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def compile_commands(csrc=ROOT / "csrc"):
+    """An entry of compile_commands.json for each .cpp file in ``csrc``."""
+    config = load_config()
+    command = [
+        os.environ.get("CXX", "c++"),
+        *config.compile_flags(),
+        "-fPIC",
+        "-DTORCH_API_INCLUDE_EXTENSION_H",
+        "-DTORCH_EXTENSION_NAME=_C",
+        f"-I{csrc}",
+        *config.system_headers(),
+    ]
+    return [
+        {"directory": str(ROOT), "file": str(path), "arguments": [*command, "-c", str(path)]}
+        for path in sorted(csrc.rglob("*.cpp"))
+    ]
+
+
+def main():
+    (ROOT / "compile_commands.json").write_text(json.dumps(compile_commands(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
