@@ -64,6 +64,7 @@ struct NodeDuringCall {
 inline const NodePtr& node_of(const NodeOfCtx& cdata) {
   return cdata;
 }
+void node_of(const NodeOfCtx&&) = delete;
 
 /// The ctx of a node, borrowed; null while the ctx is being deallocated.
 inline PyObject* ctx_of(const torch::autograd::PyNode& node) {

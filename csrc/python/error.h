@@ -37,7 +37,7 @@ auto persisting(Body&& body) -> decltype(body()) {
 /// new reference, or null with the exception set. HANDLE_TH_ERRORS does the
 /// same for all other slots, at the cost of a buffer for torch's warnings.
 template <typename Body>
-PyObject* to_slot(Body&& body) noexcept {
+PyObject* to_slot(Body&& body) {
   try {
     return body().release();
   } catch (python_error& error) {

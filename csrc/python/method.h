@@ -7,8 +7,8 @@ namespace torch_ext {
 
 /// A function of more arguments than a PyCFunction, as its flags declare it.
 template <typename Function>
-PyCFunction as_method(Function function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
+PyCFunction as_method(Function function) noexcept {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
 } // namespace torch_ext

@@ -90,7 +90,8 @@ std::string ConcretePythonOp::name() const {
 }
 
 void ConcretePythonOp::cloneFrom(Node* other_) {
-  Node::cloneFrom(other_); // PythonOp has none
+  // PythonOp, the base between, has no definition of it.
+  Node::cloneFrom(other_); // NOLINT(bugprone-parent-virtual-call)
   Gil gil;
   auto* other = other_->expect<ConcretePythonOp>();
   cconv = other->cconv;

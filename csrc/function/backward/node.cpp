@@ -120,8 +120,8 @@ Ref call_apply(PyObject* object, const Gradients& gradients) {
 }
 
 /// grad_fn.apply_boxed(gradients): one list, which backward may empty as it
-/// goes.
-Ref call_boxed(PyObject* object, Gradients&& gradients) {
+/// goes. So the gradients are taken out of `gradients`.
+Ref call_boxed(PyObject* object, Gradients& gradients) {
   Ref list = checked(PyList_New(static_cast<Py_ssize_t>(gradients.size())));
   for (size_t i = 0; i < gradients.size(); ++i) {
     PyList_SET_ITEM(
@@ -147,9 +147,8 @@ variable_list PyNode::apply(variable_list&& inputs) {
     }
     // From here on only the Python objects hold the gradients.
     inputs.clear();
-    Ref result = ctx.boxed_grads_call()
-        ? call_boxed(self.get(), std::move(gradients))
-        : call_apply(self.get(), gradients);
+    Ref result = ctx.boxed_grads_call() ? call_boxed(self.get(), gradients)
+                                        : call_apply(self.get(), gradients);
     gradients.clear();
     const std::vector<bool>& is_tensor = ctx.base.is_variable_input;
     result = check_count(*this, std::move(result), is_tensor.size());

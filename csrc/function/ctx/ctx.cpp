@@ -128,7 +128,7 @@ Ref needs_input_grad_from_bits(const Ctx& ctx) {
     const uint64_t bits = ctx.needs_input_grad;
     return tuple_of_bools(
         static_cast<size_t>(ctx.input_count),
-        [bits](size_t i) { return (bits >> i & 1) != 0; });
+        [bits](size_t i) { return (bits >> i & uint64_t{1}) != 0; });
   }
   if (const auto bits = compat::needs_input_grad_bits(ctx.base)) {
     return tuple_of_bools(bits->size(), [&](size_t i) { return (*bits)[i]; });

@@ -51,7 +51,8 @@ MovedLeaves::~MovedLeaves() {
     if (accumulator != nullptr && !accumulator->variable.defined()) {
       try {
         accumulator->variable = make_stand_in();
-      } catch (...) { // no memory: the node stays as torch leaves it
+      } catch (...) {
+        continue; // no memory: the node stays as torch leaves it
       }
     }
   }
