@@ -123,5 +123,5 @@ def _restore_backward_classes() -> None:
         if _compat.apply_of(cls) is not _compat.function_of(_C.apply):
             ours = _compat.backward_class(cls)
             if isinstance(ours, type) and issubclass(ours, _C.Ctx):
-                theirs, _ = ours.__bases__
+                (theirs,) = set(ours.__bases__) - {_C.Ctx}
                 _compat.set_backward_class(cls, theirs)

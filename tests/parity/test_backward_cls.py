@@ -127,6 +127,24 @@ def descriptor_in_the_class(s):
 
 
 @scenario
+def class_of_c(s):
+    class Meta(FunctionMeta):
+        @property
+        def _backward_cls(cls):
+            return torch._C._FunctionBase
+
+    for computed in (False, True):
+        Double = make_double(s, _backward_cls=torch._C._FunctionBase)
+        Double.forward = staticmethod(lambda ctx, x: x * 2)
+        if computed:
+            Double.__class__ = Meta
+        for _ in range(2):
+            y = Double.apply(s.randn(2, requires_grad=True))
+            s.record("output", y.detach(), y.grad_fn.name())
+            s.raises("backward", y.sum().backward)
+
+
+@scenario
 def one_class_for_two_functions(s):
     First, Second = make_double(s), make_double(s)
     Second._backward_cls = First._backward_cls

@@ -54,12 +54,15 @@ Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions) {
   PyTypeObject* metaclass = Py_TYPE(backward_cls) == &PyType_Type
       ? &CtxMetaType
       : Py_TYPE(backward_cls);
+  auto* ours = reinterpret_cast<PyObject*>(&CtxType);
+  // A base can't come before a class that is derived from it.
+  const bool is_base = backward_cls == &THPFunctionType;
   Ref type = checked(PyObject_CallFunction(
       reinterpret_cast<PyObject*>(metaclass),
       "s(OO)O",
       backward_cls->tp_name,
-      backward,
-      reinterpret_cast<PyObject*>(&CtxType),
+      is_base ? ours : backward,
+      is_base ? backward : ours,
       dict.get()));
   TORCH_CHECK_TYPE(
       PyType_Check(type.get()) &&

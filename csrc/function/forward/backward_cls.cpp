@@ -81,9 +81,10 @@ bool replace_backward_cls(
 
 /// Whether `type` is what make_ctx_type() makes with these `additions`.
 bool is_ctx_type_with(PyTypeObject* type, PyObject* additions) {
-  if (!is_ctx_type(type) || PyTuple_GET_SIZE(type->tp_bases) != 2 ||
-      PyTuple_GET_ITEM(type->tp_bases, 1) !=
-          reinterpret_cast<PyObject*>(&CtxType)) {
+  auto* ours = reinterpret_cast<PyObject*>(&CtxType);
+  if (PyTuple_GET_SIZE(type->tp_bases) != 2 ||
+      (PyTuple_GET_ITEM(type->tp_bases, 0) != ours &&
+       PyTuple_GET_ITEM(type->tp_bases, 1) != ours)) {
     return false;
   }
   Ref dict = compat::type_dict(type);
@@ -128,9 +129,12 @@ Ref ctx_type_for(PyTypeObject* cls, PyObject* additions) {
     Ref made = ctx_type_of(backward_cls, additions);
     Ref owner = owner_of(backward.get(), cls);
     if (!owner) {
-      // What computes it may return it again: its own dict keeps ours alive.
-      check_status(PyType_Type.tp_setattro(
-          backward.get(), names._torch_ext_ctx_type, made.get()));
+      // It may be computed again: its own dict, if it is no type of C's, keeps
+      // ours alive.
+      if (PyType_HasFeature(backward_cls, Py_TPFLAGS_HEAPTYPE)) {
+        check_status(PyType_Type.tp_setattro(
+            backward.get(), names._torch_ext_ctx_type, made.get()));
+      }
       return made;
     }
     if (replace_backward_cls(cls, owner.get(), backward.get(), made.get())) {
