@@ -60,7 +60,7 @@ struct NodeDuringCall {
   explicit NodeDuringCall(PyObject* /*ctx*/) {}
 };
 
-/// The node of a ctx; null if it is gone.
+/// The node of a ctx; null only while the ctx is being created or destroyed.
 inline const NodePtr& node_of(const NodeOfCtx& cdata) {
   return cdata;
 }
@@ -110,6 +110,7 @@ class NodeDuringCall {
   std::shared_ptr<torch::autograd::PyNode> node_;
 };
 
+/// The node of a ctx; null if it is gone.
 inline NodePtr node_of(const NodeOfCtx& cdata) {
   return cdata.lock();
 }
@@ -197,7 +198,7 @@ void destroy_newer_members(Function& function) {
 // --- The graph ---------------------------------------------------------------
 
 /// torch's own wrapping of a custom Function's outputs. `attached` becomes the
-/// node that the outputs got as their history, where torch tells.
+/// node that the outputs got as their history, if this torch tells.
 inline torch::autograd::optional_variable_list wrap_outputs(
     at::ArrayRef<const at::Tensor*> inputs,
     const std::unordered_set<at::TensorImpl*>& non_differentiable,

@@ -86,7 +86,7 @@ Engine& theirs() {
 
 bool in_use = false;
 
-// Guards both where there is no GIL.
+// Guards both on Python without a GIL.
 compat::Mutex switching;
 
 } // namespace

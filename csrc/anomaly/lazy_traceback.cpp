@@ -74,12 +74,12 @@ Ref call_formatter(PyObject* self, const char* function) {
       PyObject_CallMethod(module.get(), function, "O", summaries.get()));
 }
 
-// Guards the filling where there is no GIL.
+// Guards the filling on Python without a GIL.
 compat::Mutex filling;
 
 /// The first step of each slot: makes the items if they are not made yet.
 /// Returns false with an exception set, as the slot then does.
-bool fill(PyObject* self) {
+bool py_fill(PyObject* self) {
   HANDLE_TH_ERRORS
   if (as_lazy(self)->is_filled()) {
     return true;
@@ -95,8 +95,8 @@ bool fill(PyObject* self) {
   END_HANDLE_TH_ERRORS_RET(false)
 }
 
-bool fill_if_lazy(PyObject* object) {
-  return !Py_IS_TYPE(object, &LazyTracebackType) || fill(object);
+bool py_fill_if_lazy(PyObject* object) {
+  return !Py_IS_TYPE(object, &LazyTracebackType) || py_fill(object);
 }
 
 // --- list's own slots, after the items are made ------------------------------
@@ -110,63 +110,65 @@ const PyMappingMethods& list_mapping() {
 }
 
 PyObject* getattro(PyObject* self, PyObject* name) {
-  return fill(self) ? PyObject_GenericGetAttr(self, name) : nullptr;
+  return py_fill(self) ? PyObject_GenericGetAttr(self, name) : nullptr;
 }
 
 PyObject* repr(PyObject* self) {
-  return fill(self) ? PyList_Type.tp_repr(self) : nullptr;
+  return py_fill(self) ? PyList_Type.tp_repr(self) : nullptr;
 }
 
 PyObject* iter(PyObject* self) {
-  return fill(self) ? PyList_Type.tp_iter(self) : nullptr;
+  return py_fill(self) ? PyList_Type.tp_iter(self) : nullptr;
 }
 
 PyObject* richcompare(PyObject* self, PyObject* other, int op) {
-  return fill(self) && fill_if_lazy(other)
+  return py_fill(self) && py_fill_if_lazy(other)
       ? PyList_Type.tp_richcompare(self, other, op)
       : nullptr;
 }
 
 Py_ssize_t length(PyObject* self) {
-  return fill(self) ? list_sequence().sq_length(self) : -1;
+  return py_fill(self) ? list_sequence().sq_length(self) : -1;
 }
 
 PyObject* item(PyObject* self, Py_ssize_t i) {
-  return fill(self) ? list_sequence().sq_item(self, i) : nullptr;
+  return py_fill(self) ? list_sequence().sq_item(self, i) : nullptr;
 }
 
 int ass_item(PyObject* self, Py_ssize_t i, PyObject* value) {
-  return fill(self) ? list_sequence().sq_ass_item(self, i, value) : -1;
+  return py_fill(self) ? list_sequence().sq_ass_item(self, i, value) : -1;
 }
 
 int contains(PyObject* self, PyObject* value) {
-  return fill(self) ? list_sequence().sq_contains(self, value) : -1;
+  return py_fill(self) ? list_sequence().sq_contains(self, value) : -1;
 }
 
 PyObject* repeat(PyObject* self, Py_ssize_t times) {
-  return fill(self) ? list_sequence().sq_repeat(self, times) : nullptr;
+  return py_fill(self) ? list_sequence().sq_repeat(self, times) : nullptr;
 }
 
 PyObject* inplace_concat(PyObject* self, PyObject* other) {
-  return fill(self) ? list_sequence().sq_inplace_concat(self, other) : nullptr;
+  return py_fill(self) ? list_sequence().sq_inplace_concat(self, other)
+                       : nullptr;
 }
 
 PyObject* inplace_repeat(PyObject* self, Py_ssize_t times) {
-  return fill(self) ? list_sequence().sq_inplace_repeat(self, times) : nullptr;
+  return py_fill(self) ? list_sequence().sq_inplace_repeat(self, times)
+                       : nullptr;
 }
 
 PyObject* subscript(PyObject* self, PyObject* key) {
-  return fill(self) ? list_mapping().mp_subscript(self, key) : nullptr;
+  return py_fill(self) ? list_mapping().mp_subscript(self, key) : nullptr;
 }
 
 int ass_subscript(PyObject* self, PyObject* key, PyObject* value) {
-  return fill(self) ? list_mapping().mp_ass_subscript(self, key, value) : -1;
+  return py_fill(self) ? list_mapping().mp_ass_subscript(self, key, value) : -1;
 }
 
 /// For + and +=. Python asks the number slot of both operands before it asks
 /// the lists' own slots, which then find the items.
 PyObject* before_add(PyObject* left, PyObject* right) {
-  if (!fill_if_lazy(left) || !fill_if_lazy(right)) {
+  if (!py_fill_if_lazy(left) || !py_fill_if_lazy(right)) {
     return nullptr;
   }
   Py_RETURN_NOTIMPLEMENTED;
@@ -182,12 +184,12 @@ PyObject* frames(PyObject* self, PyObject*) {
 
 /// reversed() looks the method up on the type, past getattro.
 PyObject* reversed(PyObject* self, PyObject*) {
-  return fill(self) ? PyObject_CallMethod(
-                          reinterpret_cast<PyObject*>(&PyList_Type),
-                          "__reversed__",
-                          "O",
-                          self)
-                    : nullptr;
+  return py_fill(self) ? PyObject_CallMethod(
+                             reinterpret_cast<PyObject*>(&PyList_Type),
+                             "__reversed__",
+                             "O",
+                             self)
+                       : nullptr;
 }
 
 /// It is pickled and copied as a plain list.

@@ -9,7 +9,7 @@ namespace torch_ext {
 /// The stack of the current thread as a torch_ext._C.LazyTraceback, which reads
 /// as the list of strings that traceback.format_stack() returns. It keeps code
 /// objects alive and nothing else: no frames, locals, tensors or modules.
-/// Throws where there is no memory.
+/// Throws if there is no memory.
 Ref capture_traceback();
 
 /// Once, at import: makes the type ready. Throws.

@@ -53,6 +53,7 @@ PyObject* run_backward(
     all.add(args, args + count + named);
     return all.call(torch_run_backward, keywords);
   });
+  // torch passes the roots by position.
   if (result == nullptr && count > 0 &&
       torch::autograd::AnomalyMode::is_enabled()) {
     finish_report(args[0]);

@@ -6,7 +6,7 @@
 namespace torch_ext {
 
 /// torch's own objects as they were when torch_ext was imported. torch_ext does
-/// what they do where they stand unchanged, and calls whatever stands in their
+/// what they do while they stand unchanged, and calls whatever stands in their
 /// place otherwise.
 struct TorchOwn {
   /// torch.autograd.Function.
@@ -17,7 +17,7 @@ struct TorchOwn {
   Immortal setup_context;
   /// The apply of a grad_fn: BackwardCFunction.apply.
   Immortal backward_apply;
-  /// BackwardCFunction._get_user_fn; null before torch 2.13, where apply itself
+  /// BackwardCFunction._get_user_fn; null before torch 2.13, when apply itself
   /// looks for backward and boxes nothing.
   Immortal get_user_fn;
   /// Tensor.view_as.

@@ -17,7 +17,7 @@ namespace torch_ext {
 /// Returns whether that happened. Throws what a hook raises. Needs the GIL.
 bool call_hooks(PyObject* dict, Ref& value, PyObject* context = nullptr);
 
-/// A tuple of tensors, None where one is undefined, and back.
+/// A tuple of tensors, with None for an undefined one, and back.
 Ref wrap_tensors(const torch::autograd::variable_list& tensors);
 torch::autograd::variable_list unwrap_tensors(PyObject* tuple);
 

@@ -63,13 +63,13 @@ PyMethodDef hook_methods[] = {
      py_register_prehook,
      METH_VARARGS,
      PyDoc_STR(
-         "node.register_prehook(hook), run by torch_ext where it is the "
+         "node.register_prehook(hook), run by torch_ext if it is the "
          "first.")},
     {"register_posthook",
      py_register_posthook,
      METH_VARARGS,
      PyDoc_STR(
-         "node.register_hook(hook), run by torch_ext where it is the "
+         "node.register_hook(hook), run by torch_ext if it is the "
          "first.")},
     {nullptr, nullptr, 0, nullptr}};
 

@@ -26,7 +26,8 @@ void PyFunctionTensorPostAccGradHooks::operator()(const Variable& tensor) {
   Gil gil;
   torch_ext::persisting([&] {
     Ref value = checked(THPVariable_Wrap(tensor));
-    // Torch complains after the last hook, which has seen what others returned.
+    // As torch does, only after the last hook, which has seen what the others
+    // returned.
     bool replaced = torch_ext::call_hooks(dict, value);
     TORCH_CHECK(
         !replaced, "Tensor post accumulate grad hooks should return None.");

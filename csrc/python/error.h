@@ -9,8 +9,8 @@
 #include <utility>
 
 // Which functions return null with an exception set, and which throw: slots of
-// types and py_* functions, which Python calls, do the first. All others return
-// a Ref, or nothing, and throw.
+// types and functions named py_* do the first, since Python calls them. All
+// others throw, and return a Ref, a plain value or nothing.
 
 namespace torch_ext {
 

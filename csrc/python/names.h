@@ -42,7 +42,7 @@ struct Names {
 
 extern Names names;
 
-/// Once, at import: interns them. Throws where there is no memory.
+/// Once, at import: interns them. Throws if there is no memory.
 void init_names();
 
 } // namespace torch_ext

@@ -18,15 +18,16 @@ namespace {
 
 namespace tracer = torch::jit::tracer;
 
-/// (graph, [output, ...]), a new reference. Throws.
-PyObject* to_python(
+/// (graph, [output, ...])
+Ref to_python(
     const std::pair<std::shared_ptr<torch::jit::Graph>, torch::jit::Stack>&
         graph_and_outputs) {
   py::list outputs;
   for (const c10::IValue& value : graph_and_outputs.second) {
     outputs.append(torch::jit::toPyObject(value));
   }
-  return py::make_tuple(graph_and_outputs.first, outputs).release().ptr();
+  return Ref::steal(
+      py::make_tuple(graph_and_outputs.first, outputs).release().ptr());
 }
 
 PyDoc_STRVAR(
@@ -68,14 +69,15 @@ PyObject* py_create_graph_by_tracing(
   HANDLE_TH_ERRORS
   const TraceArguments a(/*by_name=*/false, arguments, keywords);
   return to_python(
-      tracer::createGraphByTracing(
-          a.traced(),
-          a.stack(),
-          a.variable_name(),
-          a.strict != 0,
-          a.force_outplace != 0,
-          a.module(),
-          a.names()));
+             tracer::createGraphByTracing(
+                 a.traced(),
+                 a.stack(),
+                 a.variable_name(),
+                 a.strict != 0,
+                 a.force_outplace != 0,
+                 a.module(),
+                 a.names()))
+      .release();
   END_HANDLE_TH_ERRORS
 }
 
@@ -107,15 +109,16 @@ PyObject* py_create_graph_by_tracing_with_dict(
   HANDLE_TH_ERRORS
   const TraceArguments a(/*by_name=*/true, arguments, keywords);
   return to_python(
-      tracer::createGraphByTracingWithDict(
-          a.traced(),
-          a.named_inputs(),
-          a.stack(),
-          a.variable_name(),
-          a.strict != 0,
-          a.force_outplace != 0,
-          a.module(),
-          a.names()));
+             tracer::createGraphByTracingWithDict(
+                 a.traced(),
+                 a.named_inputs(),
+                 a.stack(),
+                 a.variable_name(),
+                 a.strict != 0,
+                 a.force_outplace != 0,
+                 a.module(),
+                 a.names()))
+      .release();
   END_HANDLE_TH_ERRORS
 }
 

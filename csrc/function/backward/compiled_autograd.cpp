@@ -50,7 +50,7 @@ Ref input_metadata_tuple(const VariableInfo& info) {
       PyTuple_Pack(4, layout.get(), device.get(), dtype.get(), size.get()));
 }
 
-/// For each argument of forward its metadata, None where it is no tensor.
+/// For each argument of forward its metadata, or None if it is no tensor.
 Ref input_metadata_tuples(const THPFunction& function) {
   const auto& is_tensor = function.is_variable_input;
   size_t next_tensor = 0;

@@ -1,4 +1,4 @@
-// The user's backward (or vjp), found without a Python call on the way.
+// The user's backward (or vjp), found without running torch's Python apply.
 #pragma once
 
 #include <python/ref.h>

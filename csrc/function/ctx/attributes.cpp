@@ -64,7 +64,7 @@ int set_output_grad_dtypes(PyObject* self, PyObject* value, void*) {
 // --- Flags -------------------------------------------------------------------
 
 /// Sets a flag; `setter` is the name that torch gives in its message.
-int set_flag(bool& flag, PyObject* value, const char* setter) {
+int py_set_flag(bool& flag, PyObject* value, const char* setter) {
   HANDLE_TH_ERRORS
   if (value == nullptr) {
     PyErr_Format(PyExc_TypeError, "%s: the flag can't be deleted", setter);
@@ -80,12 +80,12 @@ int set_flag(bool& flag, PyObject* value, const char* setter) {
 }
 
 int set_materialize_grads(PyObject* self, PyObject* value, void*) {
-  return set_flag(
+  return py_set_flag(
       as_ctx(self).base.materialize_grads, value, "set_materialize_grads");
 }
 
 int set_pure_view(PyObject* self, PyObject* value, void*) {
-  return set_flag(as_ctx(self).base.pure_view, value, "set_pure_view");
+  return py_set_flag(as_ctx(self).base.pure_view, value, "set_pure_view");
 }
 
 PyObject* get_materialize_non_diff_grads(PyObject* self, void*) {
@@ -93,7 +93,7 @@ PyObject* get_materialize_non_diff_grads(PyObject* self, void*) {
 }
 
 int set_materialize_non_diff_grads(PyObject* self, PyObject* value, void*) {
-  return set_flag(
+  return py_set_flag(
       as_ctx(self).base.materialize_non_diff_grads,
       value,
       "set_materialize_non_diff_grads");
@@ -179,7 +179,7 @@ PyObject* get_metadata(PyObject* self, void*) {
       "affected by this.");
   auto* metadata =
       static_cast<torch::autograd::PyAnomalyMetadata*>(node->metadata());
-  // Null where there was no memory for it, with the exception set.
+  // Null, with the exception set, if there was no memory for it.
   return Py_XNewRef(metadata->dict());
   END_HANDLE_TH_ERRORS
 }

@@ -42,7 +42,7 @@ struct Ctx {
 
   /// Once the garbage collector has finalised the object: saved tensors that
   /// are held here, as Python objects, and no longer by their saved variable,
-  /// each at the variable's index. Null where the variable still holds its own.
+  /// each at the variable's index. Null if the variable still holds its own.
   std::vector<Ref> lent;
 
   compat::Lacking lacking;
@@ -113,11 +113,11 @@ compat::NodePtr live_node(Ctx& ctx, const char* attribute);
 Ref new_ctx(PyTypeObject* type);
 
 /// Notes for each argument of a call whether it requires grad, in place of
-/// whatever a class's own __init__ has set. Throws where there is no memory.
+/// whatever a class's own __init__ has set. Throws if there is no memory.
 void note_needs_input_grad(Ctx& ctx, c10::ArrayRef<bool> required);
 
 /// ctx.needs_input_grad, a tuple of bools that is made on first use, or None.
-/// Throws where there is no memory.
+/// Throws if there is no memory.
 Ref needs_input_grad(Ctx& ctx);
 
 /// The descriptor of ctx.output_grad_dtypes, for a torch whose ctx has none.

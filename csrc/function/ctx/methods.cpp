@@ -49,14 +49,14 @@ PyObject* maybe_clear_saved_tensors(PyObject* self, PyObject*) {
   END_HANDLE_TH_ERRORS
 }
 
-PyObject* state_register_hook(PyObject* self, PyObject* hook) {
+PyObject* ctx_register_hook(PyObject* self, PyObject* hook) {
   HANDLE_TH_ERRORS
   return register_posthook(*live_node(as_ctx(self), "register_hook"), hook)
       .release();
   END_HANDLE_TH_ERRORS
 }
 
-PyObject* state_register_prehook(PyObject* self, PyObject* hook) {
+PyObject* ctx_register_prehook(PyObject* self, PyObject* hook) {
   HANDLE_TH_ERRORS
   return register_prehook(*live_node(as_ctx(self), "register_prehook"), hook)
       .release();
@@ -104,8 +104,8 @@ PyMethodDef ctx_methods[] = {
         "maybe_clear_saved_tensors",
         maybe_clear_saved_tensors,
         METH_NOARGS),
-    TORCH_EXT_METHOD("register_hook", state_register_hook, METH_O),
-    TORCH_EXT_METHOD("register_prehook", state_register_prehook, METH_O),
+    TORCH_EXT_METHOD("register_hook", ctx_register_hook, METH_O),
+    TORCH_EXT_METHOD("register_prehook", ctx_register_prehook, METH_O),
     TORCH_EXT_METHOD("_register_hook_dict", register_hook_dict, METH_O),
     TORCH_EXT_METHOD(
         "_get_compiled_autograd_symints",

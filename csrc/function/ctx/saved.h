@@ -11,11 +11,11 @@ namespace torch_ext {
 /// What forward gave to save_for_backward, taken out of ctx and checked.
 class TensorsToSave {
  public:
-  /// Throws where to_save is no tuple, or has something else than tensors and
+  /// Throws if to_save is no tuple, or has something else than tensors and
   /// None in it and the node is going to run (`executable`).
   TensorsToSave(Ctx& ctx, bool executable);
 
-  /// The tuple's items; each is a tensor or None, or anything at all where the
+  /// The tuple's items; each is a tensor or None, or anything at all if the
   /// node is not going to run.
   PyObject* const* begin() const;
   PyObject* const* end() const;
@@ -29,7 +29,7 @@ class TensorsToSave {
 };
 
 /// ctx.saved_tensors. Drops the tensors if the class asks for that. Throws what
-/// unpacking raises, and RuntimeError where they are gone.
+/// unpacking raises, and RuntimeError if they are gone.
 Ref saved_tensors(Ctx& ctx);
 
 /// The saved variables as a tuple of tensors and None. Throws what unpacking

@@ -42,7 +42,7 @@ bool compile_watches_here() {
 
 /// py_apply(), with the class as the first of the arguments. If there is none,
 /// the error is torch's to raise.
-PyObject* apply_to_first(
+PyObject* py_apply_to_first(
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
@@ -66,7 +66,7 @@ PyObject* vectorcall(
   if (needs_frame()) {
     return PyObject_Vectorcall(framed_apply, args, count, keywords);
   }
-  return apply_to_first(args, PyVectorcall_NARGS(count), keywords);
+  return py_apply_to_first(args, PyVectorcall_NARGS(count), keywords);
 }
 
 PyObject* getattro(PyObject* self, PyObject* name) {
@@ -185,7 +185,7 @@ PyObject* py_call(
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
-  return apply_to_first(args, count, keywords);
+  return py_apply_to_first(args, count, keywords);
 }
 
 } // namespace torch_ext

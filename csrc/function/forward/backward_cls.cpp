@@ -19,7 +19,7 @@ namespace {
 Immortal owners;
 Immortal forget_owner;
 
-// Guards the replacing where there is no GIL.
+// Guards the replacing on Python without a GIL.
 compat::Mutex replacing;
 
 /// cls._backward_cls, which has to be a class that a grad_fn can be made of.

@@ -11,7 +11,7 @@ namespace torch_ext {
 ///
 /// It replaces torch's class as cls._backward_cls, so that type(grad_fn) is
 /// cls._backward_cls as on stock torch; and so cls keeps it alive, and the
-/// garbage collector sees the cycle. Where a metaclass or a descriptor computes
+/// garbage collector sees the cycle. If a metaclass or a descriptor computes
 /// cls._backward_cls there is nothing to replace: type(grad_fn) is then a
 /// subclass of what was computed, which keeps it alive.
 ///

@@ -18,7 +18,7 @@ namespace torch_ext {
 namespace {
 
 // torch_ext.Function, and a dict of what the ctx of its subclasses has beyond
-// torch's: set by _compat.py, where this torch lacks something.
+// torch's: set by _compat.py if this torch lacks something.
 Immortal backport_class;
 Immortal backports_of_ctx;
 
