@@ -45,7 +45,13 @@ class build_ext(BuildExtension):  # setuptools looks its options up by this name
         except RuntimeError as error:  # torch's; the compiler has said more than a traceback could
             sys.exit(f"error: {error}")
         for extension in self.extensions:
-            config.write_stamp(Path(self.get_ext_fullpath(extension.name)), CSRC)
+            path = Path(self.get_ext_fullpath(extension.name))
+            try:
+                config.check_cpp_library(path)
+            except ImportError as error:
+                path.unlink()
+                sys.exit(f"error: {error}")
+            config.write_stamp(path, CSRC)
 
     def get_source_files(self):
         """What an sdist holds besides MANIFEST.in, which has csrc: none of what is made of it to be compiled."""

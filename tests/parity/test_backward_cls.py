@@ -126,7 +126,7 @@ def descriptor_in_the_class(s):
         s.record("the descriptor stays", type(vars(Double)["_backward_cls"]).__name__)
 
 
-@scenario
+@scenario(not_before="2.13")
 def class_of_c(s):
     class Meta(FunctionMeta):
         @property

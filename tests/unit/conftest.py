@@ -15,11 +15,16 @@ MODULE_CPP = """
 #include <Python.h>
 #include <compat.h>
 
+#include <stdexcept>
+
 static PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "torch_ext._C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 PyMODINIT_FUNC PyInit__C() {
   PyObject* module = PyModule_Create(&definition);
+  if (module == nullptr) {
+    throw std::runtime_error("no module");  // of the C++ library, which is linked only if something is used
+  }
   PyModule_AddIntConstant(module, "answer", ANSWER);
   return module;
 }

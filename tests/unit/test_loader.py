@@ -135,6 +135,20 @@ def test_undefined_symbol_is_found_before_the_build_is_kept(checkout):
     assert not list(checkout.cache.glob("*.so"))
 
 
+def linking_statically(checkout):
+    compiler = checkout.tools / "g++-static"
+    compiler.write_text(f'#!/bin/sh\nexec "{checkout.compiler}" -static-libstdc++ "$@"\n')
+    compiler.chmod(0o755)
+    return str(compiler)
+
+
+def test_compiler_that_links_a_cpp_library_of_its_own(checkout):
+    message = checkout.import_error(CXX=linking_statically(checkout))
+    assert "has to use the C++ library of torch" in message and "CXX=/usr/bin/g++" in message
+    assert not list(checkout.cache.glob("*.so"))
+    assert checkout.run()[0] == "42\n"
+
+
 def test_no_compiler(checkout):
     message = checkout.import_error(CXX="no-such-compiler")
     assert "no C++ compiler was found: CXX=no-such-compiler is not on PATH" in message

@@ -1,6 +1,7 @@
 """Installing with pip: wheel, editable, sdist, and what they say when they cannot."""
 
 import email
+import os
 import subprocess
 import sys
 import sysconfig
@@ -104,6 +105,16 @@ def test_warning_is_an_error(checkout):
     result = subprocess.run(command, cwd=checkout.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode != 0 and "[-Werror=unused-variable]" in result.stdout
     assert "Traceback" not in result.stdout
+    assert not list((checkout.root / "torch_ext").glob("_C.*"))
+
+
+def test_compiler_that_links_a_cpp_library_of_its_own(checkout):
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    environment = {**os.environ, "LDFLAGS": "-static-libstdc++"}
+    result = subprocess.run(
+        command, cwd=checkout.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    assert result.returncode != 0 and "has to use the C++ library of torch" in result.stdout
     assert not list((checkout.root / "torch_ext").glob("_C.*"))
 
 

@@ -132,6 +132,20 @@ def source_digest(csrc: Path) -> str:
     return digest.hexdigest()
 
 
+def check_cpp_library(extension: Path) -> None:
+    """Raises ImportError if ``extension`` doesn't use the C++ library that torch uses.
+
+    A compiler may link a copy of the library into what it makes. Streams and locales of two copies in one process get
+    mixed up, and the first error message ends the process.
+    """
+    if b"libstdc++.so.6" not in extension.read_bytes():
+        raise ImportError(
+            "torch_ext has to use the C++ library of torch, libstdc++.so.6, and the compiler has linked another one, or "
+            f"a copy of it, into {extension.name}. Name a compiler in CXX that links libstdc++ dynamically, such as "
+            "CXX=/usr/bin/g++, and leave -static-libstdc++ and -stdlib=libc++ out of its flags."
+        )
+
+
 def path_with_ninja() -> str | None:
     """A PATH on which ninja is found, None where it is not installed.
 

@@ -163,8 +163,10 @@ def _compile(csrc: Path, extension: Path, compiler: Compiler, verbose: bool) -> 
     start = time.monotonic()
     succeeded = False
     try:
-        succeeded = _run_compiler(csrc, folder, compiler, path, log_of(extension), verbose)
-        if succeeded:
+        compiled = _run_compiler(csrc, folder, compiler, path, log_of(extension), verbose)
+        if compiled:
+            config.check_cpp_library(folder / "_C.so")
+            succeeded = True
             os.chmod(folder / "_C.so", 0o600)
             os.replace(folder / "_C.so", extension)
     finally:
