@@ -35,6 +35,7 @@ void init_anomaly_metadata() {
 
 } // namespace torch_ext
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::autograd {
 
 namespace {

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/python_hook.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::autograd {
 
 using torch_ext::Gil;

@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::autograd {
 
 using torch_ext::Gil;

@@ -268,6 +268,7 @@ void add_tracer_methods(PyObject* module) {
 
 } // namespace torch_ext
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::jit::tracer {
 
 /// Adds the functions of torch_ext.tracer, and does nothing else that torch's

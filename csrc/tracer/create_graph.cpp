@@ -48,6 +48,7 @@ std::pair<std::shared_ptr<torch::jit::Graph>, Stack> graph_and_outputs(
 
 } // namespace torch_ext
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::jit::tracer {
 
 std::pair<std::shared_ptr<Graph>, Stack> createGraphByTracing(

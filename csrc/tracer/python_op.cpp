@@ -71,6 +71,7 @@ torch::jit::Node* make_python_op(
 
 } // namespace torch_ext
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::jit {
 
 using torch_ext::Gil;

@@ -144,6 +144,7 @@ void record_outputs(
 
 } // namespace torch_ext
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::jit::tracer {
 
 Node* preRecordPythonTrace(

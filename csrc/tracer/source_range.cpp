@@ -74,6 +74,7 @@ torch::jit::SourceRange range_of(const std::vector<Place>& stack) {
 } // namespace
 } // namespace torch_ext
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::jit::tracer {
 
 SourceRange getPythonInterpreterSourceRange() {

@@ -15,6 +15,7 @@
 #include <torch/csrc/autograd/utils/wrap_outputs.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::autograd {
 
 namespace {

@@ -9,6 +9,7 @@
 #include <python/tensor.h>
 #include <python/tuple.h>
 
+// torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::autograd {
 
 namespace {
