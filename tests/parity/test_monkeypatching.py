@@ -1,8 +1,5 @@
 """Rules replaced on a class, or on a base of it, after its first use."""
 
-import sys
-import warnings
-
 import torch
 from harness import scenario
 
@@ -413,19 +410,3 @@ def forward_is_a_descriptor_that_replaces_itself(s):
     del first
     for call in range(8):
         s.outcome(f"call {call}", Changes.apply, s.randn(2, requires_grad=True))
-
-
-@scenario
-def type_cache_is_cleared_between_changes(s):
-    class Changes(s.Function):
-        @staticmethod
-        def backward(ctx, grad):
-            return grad
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for number in range(50):
-            Changes.forward = staticmethod(lambda ctx, x, number=number: x * number)
-            for _ in range(2):
-                sys._clear_type_cache()
-                s.record(number, Changes.apply(torch.ones(1, device=s.device)))

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 import weakref
 
 import torch
@@ -211,6 +212,18 @@ def reloads_modules():
     assert torch.autograd.Variable._execution_engine is stock[1]
 
 
+def clears_the_type_cache():
+    """Python 3.10 gives out version tags from the start again; from then on references to None drift a while."""
+    x = leaf()
+    for number in range(500):
+        Double.forward = staticmethod(lambda ctx, x, number=number: x * number)
+        for _ in range(2):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.13
+                sys._clear_type_cache()
+            assert torch.equal(Double.apply(x), x * number)
+
+
 def drops_hooks_after_a_subinterpreter():
     """PyGILState_Check() answers yes from then on, also where torch has released the GIL to free a tensor."""
     try:
@@ -400,11 +413,12 @@ def million(apply, run, stack=None):
         del y
 
     if stack is None:
-        return work()
-    threading.stack_size(stack)
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+        work()
+    else:
+        threading.stack_size(stack)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
 
 
 def runs_a_million_nodes():

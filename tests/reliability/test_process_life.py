@@ -17,6 +17,7 @@ ENDS_WELL = (
     "reaches_the_recursion_limit_in_backward",
     "re_enters_deeply",
     "drops_a_million_nodes",
+    "clears_the_type_cache",
     "drops_hooks_after_a_subinterpreter",
 )
 
