@@ -20,6 +20,7 @@ from array import array
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy
@@ -109,9 +110,7 @@ class SpikingNetwork(nn.Module):
 
     def __init__(self, hidden, spike):
         super().__init__()
-        self.layers = nn.Sequential(
-            SpikingLayer(64, hidden, spike), SpikingLayer(hidden, hidden, spike)
-        )
+        self.layers = nn.Sequential(SpikingLayer(64, hidden, spike), SpikingLayer(hidden, hidden, spike))
         self.readout = nn.Linear(hidden, 10)
 
     def forward(self, spikes):
@@ -238,9 +237,7 @@ def train(options, digits, console):
     text, unit = TextColumn("{task.description}"), TextColumn("epochs")
     columns = text, BarColumn(), MofNCompleteColumn(), unit, TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
-        bars = {
-            run.name: progress.add_task(run.name, total=options.epochs) for run in (stock, ours)
-        }
+        bars = {run.name: progress.add_task(run.name, total=options.epochs) for run in (stock, ours)}
         for epoch in range(options.epochs):
             for run in (stock, ours) if epoch % 2 == 0 else (ours, stock):
                 run.train_epoch(digits)
@@ -259,9 +256,7 @@ def same_bits(left, right):
 
 def same_weights(stock, ours):
     pairs = zip(stock.model.parameters(), ours.model.parameters(), strict=True)
-    return all(
-        torch.equal(left.view(torch.int32), right.view(torch.int32)) for left, right in pairs
-    )
+    return all(torch.equal(left.view(torch.int32), right.view(torch.int32)) for left, right in pairs)
 
 
 def loss_table(stock, ours):
@@ -351,9 +346,7 @@ def draw_times(axes, run, slowest, colour):
 
 
 def parse_options(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def option(name, default, text, **more):
         parser.add_argument(name, default=default, help=f"{text} (default: {default})", **more)
@@ -401,7 +394,7 @@ def main(arguments=None):
     )
 
     stock, ours = train(options, Digits.load(options.seed, options.device), console)
-    equal_losses = same_bits(sum(stock.losses, []), sum(ours.losses, []))
+    equal_losses = same_bits(chain(*stock.losses), chain(*ours.losses))
     equal_weights = same_weights(stock, ours)
     draw(stock, ours, options.output)
 

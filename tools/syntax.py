@@ -24,7 +24,7 @@ def check(entry):
     color = ["-fdiagnostics-color=always"] if sys.stdout.isatty() else []
     command = [*entry["arguments"], "-fsyntax-only", *color]
     return subprocess.run(
-        command, cwd=entry["directory"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=entry["directory"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True
     )
 
 

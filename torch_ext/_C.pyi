@@ -82,8 +82,7 @@ def register_posthook(node: Any, hook: Any, /) -> torch.utils.hooks.RemovableHan
     """``node.register_hook(hook)``, run by torch_ext where it is the first."""
 
 class LazyTraceback(list[str]):
-    """The list of strings that ``traceback.format_stack()`` would have given, made
-    when it is read."""
+    """The list of strings that ``traceback.format_stack()`` would have given, created on the first read."""
 
     def frames(self) -> list[tuple[str, int, str, str]]:
         """The stack as a list of (file, line, function, source line), outermost first."""

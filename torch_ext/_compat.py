@@ -16,7 +16,6 @@ from torch.torch_version import TorchVersion
 
 from . import _C
 
-
 # --- What newer releases have ---------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ torch.jit.trace names the values of a graph by the variables of the frame that c
 the place of each node. torch.compile passes over the frame and looks at those it calls: what is disabled for one frame
 alone, as by ``torch.compiler.disable(MyFn.apply, recursive=False)``, would otherwise be disabled for forward's.
 """
+
 from __future__ import annotations
 
 import bisect

@@ -92,10 +92,7 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
             itself (which :func:`install` is for), or has an ``apply`` of its own.
     """
     if not (isinstance(cls, type) and issubclass(cls, torch.autograd.Function)):
-        raise TypeError(
-            "accelerate() takes a subclass of torch.autograd.Function, "
-            f"got {cls!r}"
-        )
+        raise TypeError(f"accelerate() takes a subclass of torch.autograd.Function, got {cls!r}")
     if cls is torch.autograd.Function:
         raise TypeError(
             "accelerate() takes one custom Function; to run all of them on "
@@ -117,8 +114,7 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
 
 
 def _restore_backward_classes() -> None:
-    """Gives back to each Function the backward class that torch made for it,
-    but for those that go on running on torch_ext."""
+    """Gives each Function that no longer runs on torch_ext the backward class back that torch created for it."""
     for cls in _C.classes_with_ctx_type():
         if _compat.apply_of(cls) is not _compat.function_of(_C.apply):
             ours = _compat.backward_class(cls)

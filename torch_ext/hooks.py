@@ -31,9 +31,7 @@ __all__ = [
 _Grads = tuple["torch.Tensor | None", ...]
 
 
-def register_tensor_hook(
-    tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor | None]
-) -> RemovableHandle:
+def register_tensor_hook(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
     """Has ``fn(grad)`` called each time a gradient of ``tensor`` is computed.
 
     As :meth:`torch.Tensor.register_hook`.
@@ -57,9 +55,7 @@ def register_tensor_hook(
     return _add(_C.tensor_hooks(tensor), fn)
 
 
-def register_post_accumulate_grad_hook(
-    tensor: torch.Tensor, fn: Callable[[torch.Tensor], None]
-) -> RemovableHandle:
+def register_post_accumulate_grad_hook(tensor: torch.Tensor, fn: Callable[[torch.Tensor], None]) -> RemovableHandle:
     """Has ``fn(tensor)`` called each time ``tensor.grad`` has been accumulated.
 
     As :meth:`torch.Tensor.register_post_accumulate_grad_hook`.
@@ -81,9 +77,7 @@ def register_post_accumulate_grad_hook(
     return _add(_C.post_accumulate_grad_hooks(tensor), fn)
 
 
-def register_node_prehook(
-    node: torch.autograd.graph.Node, fn: Callable[[_Grads], _Grads | None]
-) -> RemovableHandle:
+def register_node_prehook(node: torch.autograd.graph.Node, fn: Callable[[_Grads], _Grads | None]) -> RemovableHandle:
     """Has ``fn(grad_outputs)`` called each time before ``node`` runs.
 
     As :meth:`torch.autograd.graph.Node.register_prehook`.

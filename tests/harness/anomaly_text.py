@@ -15,7 +15,7 @@ from .describe import is_of_scenarios, user_lines
 from .variants import STOCK, VARIANTS
 
 _TESTS = str(Path(__file__).parents[1])
-_ENTRY = re.compile(r'^  File "(?P<file>.*)", line \d+, in (?P<function>.*)\n(?:    .*\n)*', re.M)
+_ENTRY = re.compile(r'^  File "(?P<file>.*)", line \d+, in (?P<function>.*)\n(?:    .*\n)*', re.MULTILINE)
 _PLUMBING = "torch/autograd/function.py", "apply"
 _TORCH_SOURCE = re.compile(r" \(Triggered internally at [^)]*\)")
 _COMPILED = re.compile(r"<eval_with_key>\.\d+")

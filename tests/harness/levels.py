@@ -15,8 +15,7 @@ class _Heap(ctypes.Structure):
     """What glibc's mallinfo2() returns."""
 
     _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks mapped usmblks fsmblks in_use free keep".split()
+        (name, ctypes.c_size_t) for name in "arena ordblks smblks hblks mapped usmblks fsmblks in_use free keep".split()
     ]
 
 

@@ -32,9 +32,9 @@ METRICS = (
 )
 
 # Stacks, which show where torch's apply is and ours isn't, and the reports that carry them.
-_STACK = re.compile(r'^ *File ".*", line \d+, in .*\n(?: +.*\n)*', re.M)
+_STACK = re.compile(r'^ *File ".*", line \d+, in .*\n(?: +.*\n)*', re.MULTILINE)
 _VARYING = (
-    (re.compile(r"^ *#.*\n?", re.M), ""),  # comments, which name files
+    (re.compile(r"^ *#.*\n?", re.MULTILINE), ""),  # comments, which name files
     (re.compile(r"\b0x[0-9a-f]+|\b\d{7,}\b"), "<id>"),
     (re.compile(r"__compiled_fn_(\d+)_[0-9a-f_]{30,}"), r"__compiled_fn_\1"),
     (re.compile(r"\baot\d+"), "aot"),  # counted in each process

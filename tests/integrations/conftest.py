@@ -23,10 +23,13 @@ def compiler(tmp_path_factory):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module("torch._inductor.compile_fx")
-        with torch._inductor.config.patch(INDUCTOR), torch._dynamo.config.patch(automatic_dynamic_local_pgo=False):
-            with torch._functorch.config.patch(enable_autograd_cache=False):
-                _warm_up()
-                yield
+        with (
+            torch._inductor.config.patch(INDUCTOR),
+            torch._dynamo.config.patch(automatic_dynamic_local_pgo=False),
+            torch._functorch.config.patch(enable_autograd_cache=False),
+        ):
+            _warm_up()
+            yield
     torch._dynamo.reset()
 
 

@@ -6,11 +6,12 @@ import types
 
 import pytest
 import torch
-import torch_ext
 from compiling import compiling
 from harness import scenario
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
+
+import torch_ext
 
 BACKENDS = ("eager", "aot_eager")
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-import torch_ext
 from compiling import compiling
 from harness import scenario
 from harness.registering import hooks_of
 from torch._dynamo.utils import counters
 from torch.autograd import Variable
+
+import torch_ext
 
 
 def scaled(Function):
@@ -292,7 +293,7 @@ def a_training_step(s):
         del counters["frames"], counters["unimplemented"]
 
 
-@pytest.mark.parametrize("Function", (torch_ext.Function, torch.autograd.Function))
+@pytest.mark.parametrize("Function", [torch_ext.Function, torch.autograd.Function])
 def test_nodes_of_both_kinds_in_one_backward(Function):
     """A graph that holds torch's nodes and ours compiles to one graph."""
     Ours, Theirs = scaled(torch_ext.Function), scaled(Function)
@@ -320,7 +321,9 @@ def test_an_empty_key_is_an_error():
             return ()
 
     y = Keyless.apply(torch.ones(3, requires_grad=True))
-    with torch._dynamo.compiled_autograd._enable(lambda graph: graph):
-        with pytest.raises(RuntimeError, match="_compiled_autograd_key should not be empty"):
-            y.sum().backward()
+    with (
+        torch._dynamo.compiled_autograd._enable(lambda graph: graph),
+        pytest.raises(RuntimeError, match="_compiled_autograd_key should not be empty"),
+    ):
+        y.sum().backward()
     torch._dynamo.reset()

@@ -1,11 +1,12 @@
 """The Functions that AOTAutograd makes of compiled models, which run on torch_ext under install()."""
 
 import torch
-import torch_ext
-from harness.anomaly_text import printing
 from compiling import compiling
 from harness import scenario
+from harness.anomaly_text import printing
 from torch._functorch.aot_autograd import aot_function
+
+import torch_ext
 
 
 def model(x, weight):

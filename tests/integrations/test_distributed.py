@@ -6,12 +6,12 @@ import types
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as functional
 from harness import scenario
 from harness.small_functions import make_product, make_square
 from torch.distributed import _functional_collectives as collectives
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.nn import functional
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor._api import _FromTorchTensor, _ToTorchTensor
 from torch.nn.modules._functions import SyncBatchNorm
@@ -95,6 +95,7 @@ def functional_collectives_with_a_gradient(s):
 @scenario
 def synchronized_batch_norm_on_a_cpu(s):
     overlook_what_gloo_holds(s)
+
     # Its kernels are CUDA's alone: these stand in for them.
     def stats(x, eps):
         var, mean = torch.var_mean(x, (0, 2), correction=0)

@@ -5,8 +5,8 @@ from compiling import no_logs
 from harness import scenario
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.func import functionalize
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 
 def facts(tensor):

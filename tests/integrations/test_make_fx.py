@@ -2,8 +2,8 @@
 
 import torch
 from harness import scenario
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.func import functionalize, grad, jvp, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 MODES = ("real", "fake", "symbolic")
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-import torch_ext
 from harness.small_functions import make_product, make_square
 from torch._library.custom_ops import OPDEF_TO_LIB
 from torch.func import jvp, linearize, vjp, vmap
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+import torch_ext
 
 
 @pytest.fixture(autouse=True)

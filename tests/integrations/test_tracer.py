@@ -334,7 +334,7 @@ def test_wrong_arguments(call, error, text):
 
 def test_value_of_the_wrong_type():
     def body(x):
-        with pytest.raises(TypeError, match="^set_value_trace: expected a torch.Value, got int.$"):
+        with pytest.raises(TypeError, match=r"^set_value_trace: expected a torch.Value, got int.$"):
             tracer.set_value_trace(x, 4)
         return x
 

@@ -299,8 +299,8 @@ def attributes_of_its_own(s):
         Double = make_double(s)
         Double._backward_cls = make_backward_cls(Double, **{name: value})
         y = Double.apply(s.randn(2, requires_grad=True), s.randn(2))
-        value = getattr(y.grad_fn, name)
-        s.record(name, value(*[None] * (name == "register_hook")) if callable(value) else value)
+        found = getattr(y.grad_fn, name)
+        s.record(name, found(*[None] * (name == "register_hook")) if callable(found) else found)
         s.outcome("backward", y.sum().backward)
 
 
@@ -311,7 +311,7 @@ def attributes_patched_into_torchs_base(s):
         setattr(BackwardCFunction, name, value)
         try:
             y = Double.apply(s.randn(2, requires_grad=True), s.randn(2))
-            value = getattr(y.grad_fn, name)
-            s.record(name, value(*[None] * (name == "register_hook")) if callable(value) else value)
+            found = getattr(y.grad_fn, name)
+            s.record(name, found(*[None] * (name == "register_hook")) if callable(found) else found)
         finally:
             delattr(BackwardCFunction, name)

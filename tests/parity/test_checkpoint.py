@@ -53,9 +53,7 @@ def nested(s):
     step = two_steps(s)
     for use_reentrant in True, False:
         x = s.randn(3, requires_grad=True)
-        y = checkpoint(
-            lambda x: checkpoint(step, step(x), use_reentrant=use_reentrant), x, use_reentrant=use_reentrant
-        )
+        y = checkpoint(lambda x: checkpoint(step, step(x), use_reentrant=use_reentrant), x, use_reentrant=use_reentrant)
         y.sum().backward()
         s.record(f"use_reentrant={use_reentrant}", x)
 

@@ -5,9 +5,10 @@ import pickle
 
 import pytest
 import torch
-import torch_ext
 from backported_names import BACKPORTS
 from harness import scenario
+
+import torch_ext
 
 
 def make_double(s, *, forward=lambda ctx: None, backward=lambda ctx: None):
@@ -386,7 +387,7 @@ def ctx_is_not_copied(s):
 @scenario
 def ctx_compared_and_hashed(s):
     one, other = node_of(s), node_of(s)
-    s.record("equal", one == one, one == other, one != other, len({one, one, other}))
+    s.record("equal", one == one, one == other, one != other, len({one, one, other}))  # noqa: PLR0124 (on purpose)
     s.raises("ordered", lambda: one < other)
 
 

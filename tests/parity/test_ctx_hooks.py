@@ -4,8 +4,9 @@ import weakref
 
 import pytest
 import torch
-import torch_ext
 from harness import scenario
+
+import torch_ext
 
 
 def make_two(s):

@@ -5,9 +5,10 @@ import weakref
 
 import pytest
 import torch
-import torch_ext
 from harness import scenario, torch_is_since
 from harness.small_functions import make_identity
+
+import torch_ext
 from torch_ext import hooks
 
 

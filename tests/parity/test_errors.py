@@ -3,8 +3,8 @@
 import warnings
 
 import torch
-import torch.autograd.forward_ad as fwAD
 import torch._decomp.decompositions_for_jvp  # torch does so at the first dual level, with warnings
+import torch.autograd.forward_ad as fwAD
 from harness import scenario
 from harness.small_functions import make_identity, make_product, make_square
 
@@ -37,7 +37,7 @@ def fail(kind):
             try:
                 raise KeyError("first")
             except KeyError:
-                raise RuntimeError("second")
+                raise RuntimeError("second")  # noqa: B904 (the context is compared)
         if kind == "from None":
             try:
                 raise KeyError("hidden")

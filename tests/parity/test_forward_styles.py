@@ -250,7 +250,7 @@ def default_that_is_a_tensor_with_ctx(s):
 def mutable_default_is_shared(s):
     class Remembers(s.Function):
         @staticmethod
-        def forward(x, seen=[]):
+        def forward(x, seen=[]):  # noqa: B006 (what is tested)
             seen.append(len(seen))
             s.record("seen", seen)
             return x * 2
@@ -671,7 +671,7 @@ def call_through_a_bound_apply(s):
 def call_with_an_unpacked_list(s):
     x = s.randn(2, requires_grad=True)
     for make in MAKERS:
-        s.record("output", make(s).apply(*[x, 3]), make(s).apply(**{"x": x}))
+        s.record("output", make(s).apply(*[x, 3]), make(s).apply(**{"x": x}))  # noqa: PIE804 (what is tested)
 
 
 @scenario

@@ -64,8 +64,8 @@ TRANSFORMS = {
     "grad of vmap": lambda f: grad(lambda x: vmap(f)(x).sum()),
     "vmap of vmap of grad": lambda f: lambda x: vmap(vmap(grad(lambda x: f(x).sum())))(x.reshape(2, 2)),
     "jvp": lambda f: lambda x: jvp(f, (x,), (torch.ones_like(x),)),
-    "jvp of jvp": lambda f: lambda x: jvp(
-        lambda x: jvp(f, (x,), (torch.ones_like(x),))[1], (x,), (torch.ones_like(x),)
+    "jvp of jvp": lambda f: (
+        lambda x: jvp(lambda x: jvp(f, (x,), (torch.ones_like(x),))[1], (x,), (torch.ones_like(x),))
     ),
     "vmap of jvp": lambda f: vmap(lambda x: jvp(f, (x,), (torch.ones_like(x),))),
     "jvp of vmap": lambda f: lambda x: jvp(vmap(f), (x,), (torch.ones_like(x),)),

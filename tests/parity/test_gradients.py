@@ -429,9 +429,7 @@ def every_output_non_differentiable(s):
 @scenario
 def non_differentiable_input_returned(s):
     x = leaf(s)
-    a, b = marking(
-        s, lambda ctx, x, outputs: ctx.mark_non_differentiable(x), make=lambda x: (x, x * 2)
-    ).apply(x)
+    a, b = marking(s, lambda ctx, x, outputs: ctx.mark_non_differentiable(x), make=lambda x: (x, x * 2)).apply(x)
     s.record("outputs", a, b, a is x, x)
 
 

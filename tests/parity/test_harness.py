@@ -159,12 +159,13 @@ def test_stock_is_deterministic(device):
 
 @pytest.mark.parametrize("break_output", FAULTS, ids=lambda f: f.__name__)
 def test_difference_is_found(break_output, device):
-    with pytest.raises(Exception):  # a difference, or the scenario can't even go on
+    # A difference, or the scenario can't even go on.
+    with pytest.raises(Exception):  # noqa: B017, PT011 (whatever it is)
         compare(subject, imitation(fault(break_output)), device)
 
 
 def test_leak_is_found(device):
-    with pytest.raises(AssertionError, match="subject: .*objects.* grow with each run"):
+    with pytest.raises(AssertionError, match=r"subject: .*objects.* grow with each run"):
         check_leaks(subject, imitation(fault(leaks_a_tensor)), device, 20)
 
 
@@ -293,7 +294,7 @@ def test_number_is_not_given_again():
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    "one, other",
     [
         (torch.tensor([0.0]), torch.tensor([-0.0])),
         (torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float64)),

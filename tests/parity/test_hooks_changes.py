@@ -4,9 +4,10 @@ import pickle
 
 import pytest
 import torch
-import torch_ext
 from harness import scenario
 from harness.registering import accumulate_grad, hooks_of, products
+
+import torch_ext
 
 
 def ways(s):

@@ -5,9 +5,10 @@ Plain tests: what torch's compiler keeps of a run differs from one run to the ne
 
 import pytest
 import torch
-import torch_ext
 from harness.registering import TORCH
 from harness.small_functions import make_product
+
+import torch_ext
 
 PRODUCTS = {
     "torch's own": torch.mul,

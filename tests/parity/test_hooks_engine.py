@@ -4,12 +4,13 @@ import threading
 
 import pytest
 import torch
-import torch_ext
 from harness import scenario
 from harness.registering import accumulate_grad, empty_the_queue, hooks_of, products
 from harness.small_functions import make_square
 from torch.autograd.graph import register_multi_grad_hook
 from torch.utils.checkpoint import checkpoint
+
+import torch_ext
 
 
 def watch(s, hooks, name, tensor):
@@ -320,7 +321,7 @@ def test_an_exception_reaches_the_caller_from_a_thread_that_the_engine_made():
         torch_ext.hooks.register_tensor_hook(x, fail)
         (x * 2).sum().backward()
 
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (this very one: see below)
         deep_inside(70, watch_and_run)
     assert caught.value is error
 

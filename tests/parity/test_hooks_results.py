@@ -4,9 +4,10 @@ import sys
 
 import pytest
 import torch
-import torch_ext
 from harness import scenario
 from harness.registering import accumulate_grad, empty_the_queue, hooks_of, products
+
+import torch_ext
 
 # What becomes of a gradient; each has to be like it or is refused.
 REPLACEMENTS = {
@@ -39,7 +40,7 @@ class Triple(tuple):
 TUPLES = {
     "itself": lambda grads: grads,
     "None": lambda grads: None,
-    "a copy": lambda grads: tuple([*grads]),
+    "a copy": lambda grads: (*grads,),
     "all None": lambda grads: (None,) * len(grads),
     "a subclass": lambda grads: Triple(grads),
     "a list": lambda grads: [*grads],
@@ -160,7 +161,7 @@ def undefined_gradients(s):
 def a_tuple_subclass_is_no_tuple_to_the_next_hook(s):
     hooks = hooks_of(s)
     for name, hook in TUPLES.items():
-        if name in ("a tensor",):  # torch crashes
+        if name == "a tensor":  # torch crashes
             continue
 
         def register(left, right, y):

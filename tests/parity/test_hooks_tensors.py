@@ -6,10 +6,11 @@ import pickle
 
 import pytest
 import torch
-import torch_ext
 from harness import scenario
 from harness.registering import hooks_of
 from torch.utils.hooks import unserializable_hook
+
+import torch_ext
 
 
 @scenario

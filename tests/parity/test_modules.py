@@ -1,10 +1,10 @@
 """Functions inside torch.nn modules, parametrizations and optimisers, and torch's own Functions."""
 
 import torch
-import torch.nn.utils.parametrize as parametrize
 from harness import scenario
 from harness.small_functions import make_identity, make_product, make_square
 from torch import nn
+from torch.nn.utils import parametrize
 
 # torch keeps what the first jagged tensor makes.
 torch.nested.as_nested_tensor([torch.ones(1)], layout=torch.jagged).requires_grad_()

@@ -41,9 +41,7 @@ def empty_tuple(s):
 
 @scenario
 def several_outputs(s):
-    s.differentiate(
-        "several", returning(s, lambda x: (x * 2, x * 3, x.sum())).apply, s.randn(2, requires_grad=True)
-    )
+    s.differentiate("several", returning(s, lambda x: (x * 2, x * 3, x.sum())).apply, s.randn(2, requires_grad=True))
 
 
 @scenario

@@ -58,7 +58,6 @@ def on_a_foreign_thread(work):
             results.append(work())
         except Exception as error:
             results.append(error)
-        return None
 
     entry = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(run)
     libc = ctypes.CDLL(None)

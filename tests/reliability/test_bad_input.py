@@ -88,10 +88,14 @@ OWN = {
         "expected a Tensor, got|doesn't require",
     ),
     "uncallable tensor hook": (
-        lambda x: hooks.register_tensor_hook(LEAF, x), TypeError, "expected a hook that can be called"
+        lambda x: hooks.register_tensor_hook(LEAF, x),
+        TypeError,
+        "expected a hook that can be called",
     ),
     "uncallable prehook": (
-        lambda x: hooks.register_node_prehook(NODE, x), TypeError, "expected a hook that can be called"
+        lambda x: hooks.register_node_prehook(NODE, x),
+        TypeError,
+        "expected a hook that can be called",
     ),
 }
 
@@ -134,7 +138,7 @@ def test_ctx_types_cannot_be_had_without_a_class():
         assert (ctx.next_functions, list(ctx._input_metadata)) == ((), [])
     else:  # there is no node before the call
         for attribute in "name", "next_functions", "_input_metadata":
-            with pytest.raises(RuntimeError, match="is invalid for this instance of _C._FunctionBase"):
+            with pytest.raises(RuntimeError, match=r"is invalid for this instance of _C._FunctionBase"):
                 getattr(ctx, attribute)()
     assert (ctx.saved_tensors, ctx.needs_input_grad, ctx._raw_saved_tensors) == ((), None, ())
     with pytest.raises(TypeError, match="is not safe"):

@@ -1,4 +1,4 @@
-"""Objects that isinstance() takes for tensors and that are none. Stock torch reads the memory behind them as a tensor's.
+"""Objects that isinstance() takes for tensors and that are none. Stock torch reads their memory as a tensor's.
 
 What it is (a mock, a weak proxy, a class that says so) x where it comes (argument, output, saved, marked, gradient,
 tangent, result of a hook): each is a TypeError that names the type, and the next call is right.

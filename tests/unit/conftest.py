@@ -110,7 +110,9 @@ class Checkout:
         """Builds ahead of time, beside the package."""
         subprocess.run(
             [python, "setup.py", "--quiet", "build_ext", "--inplace"],
-            cwd=self.root, check=True, capture_output=True,
+            cwd=self.root,
+            check=True,
+            capture_output=True,
         )
         (extension,) = (self.root / "torch_ext").glob("_C.*.so")
         return extension

@@ -1,5 +1,7 @@
 """Where a report says that values stopped being finite."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -131,7 +133,7 @@ def test_tensors_without_such_values(options):
 
 def test_looking_runs_no_code_of_a_subclass():
     class Watched(torch.Tensor):
-        calls = []
+        calls: ClassVar = []
 
         @classmethod
         def __torch_function__(cls, function, types, args=(), kwargs=None):

@@ -44,7 +44,7 @@ def test_nodes_and_edges():
     assert lines[0] == "digraph {" and lines[-1] == "}"
     assert '"RuntimeError: a message"' in lines[1]
     failing, born, other = (line for line in lines if line.startswith(("  0 [", "  1 [", "  2 [")))
-    assert "LogBackward0\\ngave NaN\\nmodel.py:7 forward\\nreturn log(x, \\\"\\\\n\\\")" in failing
+    assert 'LogBackward0\\ngave NaN\\nmodel.py:7 forward\\nreturn log(x, \\"\\\\n\\")' in failing
     assert "fillcolor" in failing and "fillcolor" not in born + other
     assert "SqrtBackward0\\nfirst values not finite" in born and "penwidth" in born
     assert "penwidth" not in other and "gave NaN" not in other
@@ -68,7 +68,7 @@ def test_draws_with_graphviz(dot, tmp_path):
 
 def test_without_graphviz_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match="install graphviz.*a file named \\*.dot"):
+    with pytest.raises(RuntimeError, match=r"install graphviz.*a file named \*.dot"):
         REPORT.draw(tmp_path / "graph.png")
     assert list(tmp_path.iterdir()) == []
 
@@ -76,7 +76,7 @@ def test_without_graphviz_says_what_to_install(tmp_path, monkeypatch):
 def test_failing_graphviz_leaves_no_half_picture(dot, tmp_path):
     dot('echo half; echo "Format: nothing not recognized" >&2; exit 1')
     picture = tmp_path / "graph.nothing"
-    with pytest.raises(ValueError, match="graph.nothing.*: Format: nothing not recognized"):
+    with pytest.raises(ValueError, match=r"graph.nothing.*: Format: nothing not recognized"):
         REPORT.draw(picture)
     assert not picture.exists()
 

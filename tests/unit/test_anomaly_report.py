@@ -28,7 +28,10 @@ def quiet(recwarn):
 
 def fail(backward, **options):
     """The exception that backward() raises in anomaly mode, and the report on it."""
-    with torch_ext.anomaly.set_detect_anomaly(True, **options), pytest.raises(Exception) as raised:
+    with (
+        torch_ext.anomaly.set_detect_anomaly(True, **options),
+        pytest.raises(Exception) as raised,  # noqa: PT011 (it is returned)
+    ):
         backward()
     return raised.value, anomaly.last_report()
 

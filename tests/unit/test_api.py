@@ -13,7 +13,6 @@ from torch.autograd.function import FunctionMeta
 
 import torch_ext
 
-
 SERVED = [
     "Function",
     "FunctionCtx",
@@ -168,10 +167,7 @@ def test_instantiation_warns_as_torch_does():
 
 @pytest.mark.parametrize("name", [*SERVED, *OWN])
 def test_public_name_is_documented(name):
-    if name == "FunctionCtx":
-        documented = torch_ext.FunctionCtx.save_for_backward
-    else:
-        documented = getattr(torch_ext, name)
+    documented = torch_ext.FunctionCtx.save_for_backward if name == "FunctionCtx" else getattr(torch_ext, name)
     if documented is not torch.autograd.function.once_differentiable:
         assert inspect.getdoc(documented)
 

@@ -5,8 +5,9 @@ import types
 import weakref
 
 import torch
-import torch_ext
 from harness import torch_is_since
+
+import torch_ext
 from torch_ext._compat import function_of
 
 THEIRS = function_of(torch.autograd.Function.__dict__["apply"])
@@ -45,9 +46,9 @@ if torch_is_since("2.14"):  # a method of C
 else:  # one of Python
 
     def test_it_is_equal_to_the_one_it_stands_for():
-        assert OURS == THEIRS and THEIRS == OURS and not OURS != THEIRS
+        assert OURS == THEIRS and THEIRS == OURS and not OURS != THEIRS  # noqa: SIM202 (both operators)
         assert hash(OURS) == hash(THEIRS)
-        assert OURS != torch.autograd.function.once_differentiable
+        assert OURS != torch.autograd.function.once_differentiable  # noqa: SIM300 (ours is asked)
 
     def test_bound_methods_of_before_and_after_install_are_equal():
         before = Fn.apply

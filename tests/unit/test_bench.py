@@ -1,5 +1,6 @@
 """The benchmark: what it counts, whom it compares, and what its command prints."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_both_sides_of_a_row_are_called_equally_often():
     rounds = []
     measure([row], rounds=4, seconds=1e-4, on_round=lambda: rounds.append(dict(counts)))
     assert len(rounds) == 4
-    for before, after in zip(rounds, rounds[1:]):
+    for before, after in itertools.pairwise(rounds):
         assert len({after[name] - before[name] for name in counts}) == 1
 
 
@@ -273,7 +274,7 @@ def test_steps_a_second_are_shown_of_steps():
 
 def test_json_has_every_row():
     command = [sys.executable, "-m", "tools.bench", "--json", "--rounds", "3", "--block-ms", "0.05"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert [row["name"] for row in outcome["rows"]] == NAMES
@@ -341,11 +342,9 @@ def test_quick_gives_defaults_that_options_override():
     assert parse_options(["--quick", "--rounds", "7"]).rounds == 7
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--rows", "no_such_row"], ["--rounds", "1"], ["--block-ms", "0"]], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [["--rows", "no_such_row"], ["--rounds", "1"], ["--block-ms", "0"]], ids=" ".join)
 def test_wrong_options_are_refused(arguments, capsys):
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit) as exited:
         parse_options(arguments)
-    assert exit.value.code == 2
+    assert exited.value.code == 2
     assert "error:" in capsys.readouterr().err

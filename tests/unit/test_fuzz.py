@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from harness import torch_is_since
+
 from tools.fuzz import compare, search, workers
 from tools.fuzz.__main__ import main
 from tools.fuzz.choices import Piece

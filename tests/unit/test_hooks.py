@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-import torch_ext
 from torch.utils.hooks import RemovableHandle
+
+import torch_ext
 from torch_ext import hooks
 
 

@@ -20,7 +20,6 @@ from torch.utils.checkpoint import checkpoint
 import torch_ext
 from torch_ext import _compat
 
-
 THREADS = 16
 
 
@@ -397,7 +396,7 @@ def test_install_and_uninstall_inside_forward():
     assert torch_ext.is_installed()
 
 
-# installed()
+# The context manager
 
 
 def test_installed_installs_for_the_block():
@@ -502,7 +501,7 @@ def test_an_alias_keeps_its_class_alive():
     assert runs_on_torch_ext(apply)
 
 
-# accelerate()
+# One class: accelerate
 
 
 def test_accelerate_returns_the_class():
@@ -587,7 +586,7 @@ class NotAFunction:
     ids=["None", "int", "str", "builtin", "class", "instance", "Tensor", "apply"],
 )
 def test_accelerate_rejects_what_is_no_function_class(wrong):
-    with pytest.raises(TypeError, match="torch.autograd.Function"):
+    with pytest.raises(TypeError, match=r"torch.autograd.Function"):
         torch_ext.accelerate(wrong)
 
 

@@ -1,5 +1,6 @@
 """The matrix of releases: what it finds, runs and prints. Nothing is installed here."""
 
+import io
 import json
 import platform
 import sys
@@ -115,7 +116,7 @@ def test_interpreters_that_do_not_run(tmp_path):
 
 
 def test_table():
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    console = Console(width=160, record=True, file=io.StringIO())
     good = Cell("2.13.0", "3.11", versions=("2.13.0+cpu", "3.11.7"), built=50.4, tested=600, passed=2400)
     good.ratios = {"identity": 0.3}
     console.print(to_table([good, Cell("2.15.0", "3.13", failure="no such interpreter")]))

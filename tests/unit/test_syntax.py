@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from tools import compile_commands, syntax
 
+from tools import compile_commands, syntax
 from torch_ext._build import config
 
 

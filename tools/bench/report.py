@@ -53,10 +53,7 @@ def legend(row, result):
 
 def verdicts(results, goals):
     """Return by row name whether the goal is met, None where there is none."""
-    return {
-        name: result.ratio <= goals[name] if name in goals else None
-        for name, result in results.items()
-    }
+    return {name: result.ratio <= goals[name] if name in goals else None for name, result in results.items()}
 
 
 def to_table(rows, results, goals):

@@ -139,7 +139,7 @@ def chain(step):
 
 def identity_chain(base):
     function = identity_function(base)
-    return chain(lambda x: function.apply(x))
+    return chain(lambda x: function.apply(x))  # noqa: PLW0108 (view_as_chain() has one too)
 
 
 def view_as_chain():
@@ -310,9 +310,7 @@ ROWS = (
         view_as_chain,
         lambda: identity_chain(torch_ext.Function),
     ),
-    against_stock(
-        "mlp", "training step of a small MLP whose layers are Functions", mlp_step, is_step=True
-    ),
+    against_stock("mlp", "training step of a small MLP whose layers are Functions", mlp_step, is_step=True),
     *under_anomaly_mode(
         "anomaly",
         "training step in anomaly mode, the reference being the plain step",

@@ -41,6 +41,7 @@ SILENT = re.compile(r"PyMem_")
 #: torch's functions that make Python objects.
 TORCH = re.compile(r"_Z15THPVariable_Wrap|_Z13THPDevice_New|functionToPyObject")
 
+
 def symbols(library):
     """(name, failure value, whether an exception is set) of each function that ``library`` calls and that can fail."""
     nm = subprocess.run(["nm", "-D", "--undefined-only", library], check=True, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 import string
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ class Piece:
 class Table:
     """Pieces of code to draw from. The first row is the simplest one, which shrinking leads to."""
 
-    tables = []
+    tables: ClassVar = []
 
     def __init__(self, *rows):
         self._rows = [(facility, code, _places(code)) for _, facility, code in rows]

@@ -149,7 +149,7 @@ def _compare_once(text, variant, phase):
 _FROM_LIBTORCH = re.compile(
     r"^(?:warning at (?:library|line \d+)(?=: .*\(Triggered internally at )"
     r"|UserWarning at (?:library|line \d+)(?=: 'ctx.mark_dirty\(\) received))",
-    re.S,
+    re.DOTALL,
 )
 
 

@@ -41,7 +41,7 @@ if __name__ == "__main__":
     main(__file__, VARIANT)
 '''
 
-_FUNCTION = '''\
+_FUNCTION = """\
 class {name}({base}):
 {classwide}
     @staticmethod
@@ -50,7 +50,7 @@ class {name}({base}):
 {forward}
         return {returned}
 
-{setup}{backward}{jvp}'''
+{setup}{backward}{jvp}"""
 
 
 @dataclass(frozen=True)

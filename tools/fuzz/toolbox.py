@@ -22,12 +22,12 @@ from torch.utils.checkpoint import checkpoint
 
 # fmt: off
 __all__ = [
-    "anomaly", "attempt", "batched", "checkpoint", "copy", "dead_wrapper", "default_dtype", "deterministic",
-    "differentiate", "doubled", "finish", "fit", "fits", "gc", "hook", "hooks_of", "in_inference_mode", "in_thread",
-    "LogDispatch", "LogFunctions", "make_fx", "Marked", "metadata_of", "mix", "next_node", "node_of", "ones_like",
-    "order", "packing", "Pair", "pick", "pickle", "product", "profiled", "raising", "reentrant", "removes_itself",
-    "retaining", "same", "shapes", "slope_of", "summed", "to_front", "warnings", "weak_node", "weighed", "with_duals",
-    "with_grad", "without_grad", "Wrapper",
+    "LogDispatch", "LogFunctions", "Marked", "Pair", "Wrapper", "anomaly", "attempt", "batched", "checkpoint", "copy",
+    "dead_wrapper", "default_dtype", "deterministic", "differentiate", "doubled", "finish", "fit", "fits", "gc", "hook",
+    "hooks_of", "in_inference_mode", "in_thread", "make_fx", "metadata_of", "mix", "next_node", "node_of", "ones_like",
+    "order", "packing", "pick", "pickle", "product", "profiled", "raising", "reentrant", "removes_itself", "retaining",
+    "same", "shapes", "slope_of", "summed", "to_front", "warnings", "weak_node", "weighed", "with_duals", "with_grad",
+    "without_grad",
 ]
 # fmt: on
 

@@ -123,7 +123,7 @@ class Run:
 
         It has to succeed, or to have made the file ``made``.
         """
-        process = subprocess.run(command, cwd=self.checkout, capture_output=True, text=True)
+        process = subprocess.run(command, cwd=self.checkout, capture_output=True, check=False, text=True)
         with self.log.open("a") as log:
             log.write(f"$ {' '.join(command)}\n{process.stdout}{process.stderr}\n")
         if process.returncode != 0 and not (made is not None and made.exists()):

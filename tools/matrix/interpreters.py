@@ -35,7 +35,7 @@ def version_of(path):
     """The version that the interpreter at ``path`` states; None where it doesn't run."""
     code = "import sys; print(*sys.version_info[:3], sep='.')"
     try:
-        process = subprocess.run([path, "-c", code], capture_output=True, text=True)
+        process = subprocess.run([path, "-c", code], capture_output=True, check=False, text=True)
     except OSError:
         return None
     return numbers(process.stdout.strip()) if process.returncode == 0 else None

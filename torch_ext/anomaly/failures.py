@@ -49,7 +49,7 @@ def finish(exc: BaseException, roots: tuple[torch.Tensor | GradientEdge, ...]) -
         node, failure = _take_failure(graph)
         if failure is not None:
             report.complete(failure, exc, node, graph, roots)
-    except Exception:  # the failure of a report must not hide the failure it is about
+    except Exception:  # noqa: BLE001 (the failure of a report must not hide the failure that it is about)
         _log.exception("torch_ext could not report on %r", exc)
 
 

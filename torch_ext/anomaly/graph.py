@@ -16,7 +16,9 @@ from .. import _C, _compat
 from .facts import Edge, Frame, Neighbour, Origin
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
-_ENTRY = re.compile(r'^ *File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)\n(?: {4,}(?P<source>.*))?', re.M)
+_ENTRY = re.compile(
+    r'^ *File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)\n(?: {4,}(?P<source>.*))?', re.MULTILINE
+)
 
 # A picture of more says less.
 _PICTURE_DISTANCE = 3
@@ -32,6 +34,7 @@ def name_of(node: Node) -> str:
 
 
 def next_nodes(node: Node) -> list[Node]:
+    """The nodes that the gradients of ``node`` go to."""
     return [following for following, _ in node.next_functions if following is not None]
 
 

@@ -29,7 +29,7 @@ def draw(dot: str, path: str | os.PathLike[str]) -> None:
             "brew install graphviz, conda install graphviz), or draw to a file named *.dot, which needs nothing"
         )
     # Written only when all of it is there.
-    done = subprocess.run([program, f"-T{path.suffix[1:]}"], input=source, capture_output=True)
+    done = subprocess.run([program, f"-T{path.suffix[1:]}"], input=source, capture_output=True, check=False)
     if done.returncode != 0:
         raise ValueError(f"Graphviz could not draw {str(path)!r}: {done.stderr.decode(errors='replace').strip()}")
     path.write_bytes(done.stdout)

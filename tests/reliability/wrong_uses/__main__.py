@@ -89,7 +89,8 @@ def in_child(work, *args):
     child = os.fork()
     if child == 0:
         try:
-            work(*args, open(write, "w"))
+            with open(write, "w") as output:
+                work(*args, output)
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -1,6 +1,7 @@
 """Hooks that can't be called, that return what they should not, that raise and that change other hooks."""
 
 import gc
+import sys
 import types
 
 import torch
@@ -35,7 +36,7 @@ def value_cases(way, label, make_value):
         return with_hook(api, way, lambda *args: make_value())
 
 
-for way in WAYS:
+for way in WAYS:  # noqa: PLC0206 (it is the name that counts)
     for label, make_value in ODD_VALUES.items():
         value_cases(way, label, make_value)
 
@@ -43,7 +44,7 @@ for way in WAYS:
         "of no arguments": lambda: lambda: None,
         "of many arguments": lambda: lambda a, b, c: None,
         "that raises": lambda: lambda *args: 1 / 0,
-        "that exits": lambda: lambda *args: exit(3),
+        "that exits": lambda: lambda *args: sys.exit(3),
         "that is interrupted": lambda: lambda *args: (_ for _ in ()).throw(KeyboardInterrupt),
         "that collects garbage": lambda: lambda *args: gc.collect() and None,
         "that changes its argument": lambda: lambda *args: args[0][0].mul_(3) and None,

@@ -1,5 +1,6 @@
 """Objects made, copied, pickled and reached in ways that nobody should."""
 
+import contextlib
 import copy
 import gc
 import pickle
@@ -79,7 +80,7 @@ COPIES = {
     "reduce 4": lambda value: len(value.__reduce_ex__(4)),
     "dir": lambda value: "saved_tensors" in dir(value),
     "hash": lambda value: hash(value) == hash(value),
-    "eq": lambda value: (value == 3, value == value),
+    "eq": lambda value: (value == 3, value == value),  # noqa: PLR0124 (on purpose)
     "lt": lambda value: value < 3,
     "bool": bool,
     "len": len,
@@ -167,10 +168,8 @@ def _(api):
         kept.append(ctx)
         raise ArithmeticError("forward")
 
-    try:
+    with contextlib.suppress(ArithmeticError):
         make_function(api, in_forward=fail).apply(leaf())
-    except ArithmeticError:
-        pass
     (ctx,) = kept
     return ctx.needs_input_grad, ctx.to_save, ctx.next_functions, ctx.saved_tensors
 
