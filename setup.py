@@ -1,4 +1,5 @@
 """Builds torch_ext._C ahead of time, for the torch of this environment; pyproject.toml has the rest."""
+
 import importlib.util
 import os
 import sys
