@@ -270,6 +270,13 @@ void node_created(const Node& node) {
   }
 }
 
+// Private names of torch's Python modules.
+constexpr const char* kSingleLevelFunction = "_SingleLevelFunction";
+constexpr const char* kFunctorchModule = "torch._C._functorch";
+constexpr const char* kOnnxGlobalsModule =
+    "torch.onnx._internal.torchscript_exporter._globals";
+constexpr const char* kInferType = "_jit_try_infer_type"; // of torch._C
+
 /// An Engine that passes on to another one what only some releases ask of it.
 template <typename Engine>
 class ForwardingEngine : public Engine {

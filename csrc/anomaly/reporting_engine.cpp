@@ -22,22 +22,15 @@ Immortal torch_run_backward;
 /// Shows the exception that is set to the report, whose own errors must not
 /// hide it, and leaves it set.
 void finish_report(PyObject* roots) {
-  PyObject* type = nullptr;
-  PyObject* value = nullptr;
-  PyObject* traceback = nullptr;
-  PyErr_Fetch(&type, &value, &traceback);
-  PyErr_NormalizeException(&type, &value, &traceback);
-  if (traceback != nullptr) {
-    PyException_SetTraceback(value, traceback);
-  }
+  ErrorAside raised;
   Ref module = Ref::steal(PyImport_ImportModule(kFailuresModule));
-  Ref result = module ? Ref::steal(PyObject_CallMethod(
-                            module.get(), "finish", "OO", value, roots))
-                      : Ref();
+  Ref result = module
+      ? Ref::steal(PyObject_CallMethod(
+            module.get(), "finish", "OO", raised.normalized(), roots))
+      : Ref();
   if (!result) {
     PyErr_WriteUnraisable(roots);
   }
-  PyErr_Restore(type, value, traceback);
 }
 
 PyObject* run_backward(

@@ -31,8 +31,8 @@ void init_torch_own() {
     return; // by now apply may be ours
   }
   Ref module = checked(PyImport_ImportModule("torch.autograd.function"));
-  Ref single_level =
-      checked(PyObject_GetAttrString(module.get(), "_SingleLevelFunction"));
+  Ref single_level = checked(
+      PyObject_GetAttrString(module.get(), compat::kSingleLevelFunction));
   Ref backward =
       checked(PyObject_GetAttrString(module.get(), "BackwardCFunction"));
   Ref function = checked(PyObject_GetAttrString(module.get(), "Function"));

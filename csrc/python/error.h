@@ -50,6 +50,34 @@ PyObject* to_slot(Body&& body) {
   return nullptr;
 }
 
+/// Takes away the Python exception that is set, if one is, and sets it again at its
+/// end. For code that must not lose it, nor run with it.
+class ErrorAside {
+ public:
+  ErrorAside() {
+    PyErr_Fetch(&type_, &value_, &traceback_);
+  }
+  ~ErrorAside() {
+    PyErr_Restore(type_, value_, traceback_);
+  }
+  ErrorAside(const ErrorAside&) = delete;
+  ErrorAside& operator=(const ErrorAside&) = delete;
+
+  /// The exception object with its traceback, borrowed; null if none was set.
+  PyObject* normalized() {
+    PyErr_NormalizeException(&type_, &value_, &traceback_);
+    if (traceback_ != nullptr) {
+      PyException_SetTraceback(value_, traceback_);
+    }
+    return value_;
+  }
+
+ private:
+  PyObject* type_ = nullptr;
+  PyObject* value_ = nullptr;
+  PyObject* traceback_ = nullptr;
+};
+
 /// Owns the result of a CPython call that returns a new reference, or throws
 /// the exception that the call has set.
 inline Ref checked(PyObject* result) {

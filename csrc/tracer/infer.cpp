@@ -1,5 +1,6 @@
 #include <tracer/infer.h>
 
+#include <compat.h>
 #include <python/error.h>
 
 #include <ATen/core/jit_type.h>
@@ -92,7 +93,7 @@ c10::IValue inferred_value(py::handle object) {
   // By way of Python, since torch doesn't export what the header's inference
   // calls.
   const py::object match =
-      py::module_::import("torch._C").attr("_jit_try_infer_type")(object);
+      py::module_::import("torch._C").attr(compat::kInferType)(object);
   if (match.attr("success")().cast<bool>()) {
     return torch::jit::toIValue(
         object, match.attr("type")().cast<c10::TypePtr>());

@@ -1,5 +1,6 @@
 #include <tracer/inline_subgraph.h>
 
+#include <compat.h>
 #include <python/error.h>
 
 #include <algorithm>
@@ -32,8 +33,7 @@ Value* mapped(const ValueMap& map, Value* value) {
 } // namespace
 
 bool autograd_inlining() {
-  Ref module = checked(PyImport_ImportModule(
-      "torch.onnx._internal.torchscript_exporter._globals"));
+  Ref module = checked(PyImport_ImportModule(compat::kOnnxGlobalsModule));
   Ref globals = checked(PyObject_GetAttrString(module.get(), "GLOBALS"));
   Ref inlining =
       checked(PyObject_GetAttrString(globals.get(), "autograd_inlining"));

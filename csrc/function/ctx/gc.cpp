@@ -2,6 +2,7 @@
 
 #include <function/ctx/saved.h>
 #include <hooks/hook_dict.h>
+#include <python/error.h>
 
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_hook.h>
@@ -147,13 +148,11 @@ void finalize_ctx(PyObject* object) {
   } catch (const std::bad_alloc&) {
     // No memory: release what is saved, and report it. An exception that is set
     // already belongs to the caller.
-    PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
-    PyErr_Fetch(&type, &value, &traceback);
+    const ErrorAside callers;
     ctx.set_freed();
     std::exchange(saved, {});
     PyErr_NoMemory();
     PyErr_WriteUnraisable(object);
-    PyErr_Restore(type, value, traceback);
   }
 }
 

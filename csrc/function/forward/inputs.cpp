@@ -70,7 +70,7 @@ Arguments unwrap_dead(Arguments arguments) {
   if (!any) {
     return arguments;
   }
-  Ref functorch = checked(PyImport_ImportModule("torch._C._functorch"));
+  Ref functorch = checked(PyImport_ImportModule(compat::kFunctorchModule));
   Ref unwrap = checked(PyObject_GetAttr(functorch.get(), names.unwrap_if_dead));
   return Arguments(
       tuple_of(static_cast<size_t>(arguments.size()), [&](size_t i) {
