@@ -1,13 +1,15 @@
 """The C++ part of torch_ext. Not public: use what ``torch_ext`` exports."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
+from typing_extensions import disjoint_base
 
 torch_version: str
 """The torch release that the extension was compiled for."""
 
+@disjoint_base
 class Ctx(torch._C._FunctionBase):
     """The ctx of a Function's call, and the grad_fn of what it returned.
 
@@ -19,19 +21,20 @@ class Ctx(torch._C._FunctionBase):
     saved_for_forward: tuple[Any, ...] | None
     dirty_tensors: tuple[Any, ...] | None
     non_differentiable: tuple[Any, ...] | None
-    needs_input_grad: tuple[bool, ...] | None
+    # torch's own stub of these says less: an ignored error is a difference from it.
+    needs_input_grad: tuple[bool, ...] | None  # type: ignore[assignment]
     _materialize_non_diff_grads: bool
     _compiled_autograd_backward_state: Any
     @property
-    def saved_tensors(self) -> tuple[torch.Tensor | None, ...]: ...
+    def saved_tensors(self) -> tuple[torch.Tensor | None, ...]: ...  # type: ignore[override]
     @property
     def saved_variables(self) -> tuple[torch.Tensor | None, ...]: ...
     @property
-    def _raw_saved_tensors(self) -> tuple[Any, ...]: ...
+    def _raw_saved_tensors(self) -> tuple[Any, ...]: ...  # type: ignore[override]
     @property
-    def next_functions(self) -> tuple[tuple[Any, int], ...]: ...
+    def next_functions(self) -> tuple[tuple[Any, int], ...]: ...  # type: ignore[override]
     @property
-    def metadata(self) -> dict[str, Any]: ...
+    def metadata(self) -> dict[str, Any]: ...  # type: ignore[override]
     @property
     def _input_metadata(self) -> tuple[Any, ...]: ...
     @property
@@ -57,7 +60,7 @@ apply: classmethod[Any, ..., Any]
 def call(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
     """Calls the custom Function without a Python frame for the call itself."""
 
-def set_framed_apply(function: Any, get_callback: Any, /) -> None:
+def set_framed_apply(function: Callable[..., Any], get_callback: Callable[[], Any], /) -> None:
     """What ``apply`` calls in place of ``call`` where somebody looks at frames.
 
     That is while torch.jit.trace records, and where torch.compile looks at them: ``get_callback()`` is not None.
@@ -69,18 +72,21 @@ def give_backports(cls: type[torch.autograd.Function], of_ctx: dict[str, Any], /
 def classes_with_ctx_type() -> list[type[torch.autograd.Function]]:
     """The Function classes whose ``_backward_cls`` is torch_ext's subclass of it."""
 
-def tensor_hooks(tensor: torch.Tensor, /) -> dict[int, Any]:
+def tensor_hooks(tensor: torch.Tensor, /) -> dict[int, Callable[..., Any]]:
     """The tensor's ``_backward_hooks``, made and attached on first use."""
 
-def post_accumulate_grad_hooks(tensor: torch.Tensor, /) -> dict[int, Any]:
+def post_accumulate_grad_hooks(tensor: torch.Tensor, /) -> dict[int, Callable[..., Any]]:
     """The leaf's ``_post_accumulate_grad_hooks``, made and attached on first use."""
 
-def register_prehook(node: Any, hook: Any, /) -> torch.utils.hooks.RemovableHandle:
+def register_prehook(node: torch.autograd.graph.Node, hook: Callable[..., Any], /) -> torch.utils.hooks.RemovableHandle:
     """``node.register_prehook(hook)``, run by torch_ext where it is the first."""
 
-def register_posthook(node: Any, hook: Any, /) -> torch.utils.hooks.RemovableHandle:
+def register_posthook(
+    node: torch.autograd.graph.Node, hook: Callable[..., Any], /
+) -> torch.utils.hooks.RemovableHandle:
     """``node.register_hook(hook)``, run by torch_ext where it is the first."""
 
+@final
 class LazyTraceback(list[str]):
     """The list of strings that ``traceback.format_stack()`` would have given, created on the first read."""
 
@@ -93,7 +99,7 @@ def use_our_anomaly_metadata(ours: bool, /) -> bool:
 def make_reporting_engine(engine: Any, /) -> Any:
     """An engine like torch's ``engine`` that reports on a backward that fails in anomaly mode."""
 
-def node_of_root(tensor: torch.Tensor, /) -> Any:
+def node_of_root(tensor: torch.Tensor, /) -> torch.autograd.graph.Node | None:
     """The node that a backward from ``tensor`` starts at; None where it starts at none. Adds nothing to the graph."""
 
 def source_range() -> torch._C._jit_tree_views.SourceRange:

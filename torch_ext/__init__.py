@@ -6,7 +6,7 @@
 
 from ._build.loader import load
 
-_C = load()
+load()
 
 __version__ = "0.1.0"
 
@@ -17,7 +17,7 @@ from torch.autograd.function import (  # noqa: E402
     once_differentiable,
 )
 
-from . import _frame, anomaly, hooks, tracer  # noqa: E402, F401
+from . import _C, _frame, anomaly, hooks, tracer  # noqa: E402, F401
 from ._install import (  # noqa: E402
     accelerate,
     install,

@@ -7,7 +7,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from types import CodeType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch._C._dynamo import eval_frame
@@ -19,7 +19,7 @@ from . import _C
 # --- What newer releases have ---------------------------------------------------------------------
 
 
-def set_output_grad_dtype(self, *dtypes: torch.dtype | None) -> None:
+def set_output_grad_dtype(self: Any, *dtypes: torch.dtype | None) -> None:
     """Declares the dtype in which backward gets the gradient of each output.
 
     Call it at most once, in ``forward`` or ``setup_context``, with a value for
@@ -36,7 +36,7 @@ def set_output_grad_dtype(self, *dtypes: torch.dtype | None) -> None:
     self.output_grad_dtypes = dtypes
 
 
-def input_grad_buffers(self):
+def input_grad_buffers(self: FunctionCtx) -> NoReturn:
     """The engine's buffers for the gradients of the inputs: torch 2.15 has them.
 
     Raises:
@@ -45,7 +45,7 @@ def input_grad_buffers(self):
     raise AttributeError(f"ctx.input_grad_buffers needs torch 2.15 or newer, and this is torch {torch.__version__}")
 
 
-def apply_to_gradients(self, *gradients):
+def apply_to_gradients(self: Any, *gradients: Any) -> Any:
     """What ``grad_fn.apply(*gradients)`` does: one list for backward where ``boxed_grads_call`` asks for that."""
     # A class that has become another's has no such attribute; torch itself asks for none here.
     if getattr(self._forward_cls, "boxed_grads_call", False):
@@ -105,6 +105,11 @@ def apply_of(cls: type) -> object:
     return function_of(inspect.getattr_static(cls, "apply"))
 
 
+def set_apply(cls: Any, apply: object) -> None:
+    """Makes ``apply`` stand in ``cls``."""
+    cls.apply = apply
+
+
 def backward_class(cls: type[torch.autograd.Function]) -> object:
     """The class of the nodes that ``cls`` makes, where it has one of its own."""
     return vars(cls).get("_backward_cls")
@@ -155,7 +160,7 @@ def strided_values(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.layout == torch.strided else tensor.values()
 
 
-def saved_tensors(node: torch.autograd.graph.Node) -> Iterator[tuple[str, torch.Tensor]]:
+def saved_tensors(node: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """What ``node`` has saved, or accumulates into, with names; not what only a user's hook could unpack."""
     if hasattr(type(node), "variable"):
         yield "variable", node.variable

@@ -5,16 +5,17 @@ the place of each node. torch.compile passes over the frame and looks at those i
 alone, as by ``torch.compiler.disable(MyFn.apply, recursive=False)``, would otherwise be disabled for forward's.
 """
 
-from __future__ import annotations
-
 import bisect
 import dis
 from types import CodeType
+from typing import Any
+
+import torch
 
 from . import _C, _compat
 
 
-def apply(cls, /, *args, **kwargs):
+def apply(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
     return _C.call(cls, *args, **kwargs)
 
 

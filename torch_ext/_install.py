@@ -36,7 +36,7 @@ def install() -> None:
             # What can fail comes first: then nothing has changed.
             anomaly.follow_install(True)
             theirs = torch.autograd.Function.__dict__["apply"]
-            torch.autograd.Function.apply = _C.apply
+            _compat.set_apply(torch.autograd.Function, _C.apply)
             _torch_apply = theirs
 
 
@@ -49,7 +49,7 @@ def uninstall() -> None:
     global _torch_apply
     with _lock:
         if _torch_apply is not None:
-            torch.autograd.Function.apply = _torch_apply
+            _compat.set_apply(torch.autograd.Function, _torch_apply)
             _torch_apply = None
             anomaly.follow_install(False)
             _restore_backward_classes()
@@ -109,7 +109,7 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
             )
         # Also where install() is in force, which may be taken back.
         if _compat.function_of(vars(cls).get("apply")) is not ours:
-            cls.apply = _C.apply
+            _compat.set_apply(cls, _C.apply)
     return cls
 
 

@@ -10,8 +10,6 @@ A hook costs least where torch_ext was first to register on the tensor or node:
 hooks that come later join the same dict, whoever registers them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +26,7 @@ __all__ = [
     "register_tensor_hook",
 ]
 
-_Grads = tuple["torch.Tensor | None", ...]
+_Grads = tuple[torch.Tensor | None, ...]
 
 
 def register_tensor_hook(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
@@ -50,7 +48,8 @@ def register_tensor_hook(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torc
     """
     _check_callable(fn)
     if _is_up_to_torch(tensor):
-        return tensor.register_hook(fn)
+        handle: RemovableHandle = tensor.register_hook(fn)
+        return handle
     _compat.refresh_view(tensor)
     return _add(_C.tensor_hooks(tensor), fn)
 
@@ -73,7 +72,8 @@ def register_post_accumulate_grad_hook(tensor: torch.Tensor, fn: Callable[[torch
     """
     _check_callable(fn)
     if _is_up_to_torch(tensor):
-        return tensor.register_post_accumulate_grad_hook(fn)
+        handle: RemovableHandle = tensor.register_post_accumulate_grad_hook(fn)
+        return handle
     return _add(_C.post_accumulate_grad_hooks(tensor), fn)
 
 

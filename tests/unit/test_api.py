@@ -1,8 +1,11 @@
 """The public names of torch_ext, their types and their documentation."""
 
 import ast
+import importlib
 import inspect
 import pickle
+import pkgutil
+import typing
 from importlib.resources import files
 
 import pytest
@@ -182,6 +185,23 @@ def test_own_function_is_annotated(name):
     assert signature.return_annotation is not inspect.Signature.empty
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Signature.empty
+
+
+def members_of(package):
+    """The functions and classes that the modules of a package define, and the functions of these classes."""
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        for value in vars(importlib.import_module(info.name)).values():
+            if getattr(value, "__module__", None) == info.name:
+                yield value
+                if inspect.isclass(value):
+                    yield from filter(inspect.isfunction, vars(value).values())
+
+
+def test_annotations_can_be_evaluated():
+    members = [value for value in members_of(torch_ext) if inspect.isfunction(value) or inspect.isclass(value)]
+    assert torch_ext.hooks.register_node_prehook in members and torch_ext.anomaly.set_detect_anomaly in members
+    for value in members:
+        typing.get_type_hints(value)
 
 
 def test_signatures():

@@ -88,7 +88,8 @@ def saved(base):
             x, y = ctx.saved_tensors
             return grad * y, grad * x
 
-    ctx, x, y = NoContext(), *(torch.ones(SIZE, requires_grad=True) for _ in range(2))
+    ctx = NoContext()
+    x, y = (torch.ones(SIZE, requires_grad=True) for _ in range(2))
     return Probe(lambda: Multiply.apply(x, y), lambda: Multiply.forward(ctx, x, y))
 
 

@@ -33,7 +33,7 @@ class Piece:
 class Table:
     """Pieces of code to draw from. The first row is the simplest one, which shrinking leads to."""
 
-    tables: ClassVar = []
+    tables: ClassVar[list["Table"]] = []
 
     def __init__(self, *rows):
         self._rows = [(facility, code, _places(code)) for _, facility, code in rows]

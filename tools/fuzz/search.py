@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.database import InMemoryExampleDatabase
 
 from .compare import Difference, compare
+from .program import Program
 from .steps import programs
 
 _BYTES = 4000  # of random data: more than a program takes
@@ -126,5 +127,5 @@ def _test(body, database=None, phases=()):
     return test
 
 
-_drawn = []
+_drawn: list[Program] = []
 _draw = _test(_drawn.append)

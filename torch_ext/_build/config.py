@@ -176,6 +176,7 @@ def write_stamp(extension: Path, csrc: Path) -> None:
 def read_stamp(extension: Path) -> dict[str, str]:
     """What :func:`write_stamp` noted; empty where there is no note."""
     try:
-        return json.loads(stamp_path(extension).read_text())
+        stamp: dict[str, str] = json.loads(stamp_path(extension).read_text())
     except FileNotFoundError:
         return {}
+    return stamp

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import inspect
 import os
 import sys
 import sysconfig
@@ -44,7 +45,7 @@ def load(verbose: bool = False) -> ModuleType:
             path = _find(verbose or os.environ.get("TORCH_EXT_VERBOSE") == "1")
             module = _load_from(path)
         elif verbose:
-            _show_log(Path(module.__file__))
+            _show_log(Path(inspect.getfile(module)))
         return module
 
 
@@ -96,10 +97,11 @@ def _nothing_built() -> str:
 
 def _load_from(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(_NAME, path)
+    assert spec is not None and spec.loader is not None  # .so is a suffix that Python knows
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules[_NAME] = module
-    sys.modules[_PACKAGE]._C = module
+    vars(sys.modules[_PACKAGE])["_C"] = module
     return module
 
 

@@ -207,6 +207,7 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
         env={**os.environ, "CXX": compiler.path, "PATH": path, "LC_ALL": "C.UTF-8"},
         umask=0o077,
     ) as process:
+        assert process.stdin is not None and process.stdout is not None  # pipes
         process.stdin.write(json.dumps(arguments).encode())
         process.stdin.close()
         for line in process.stdout:

@@ -7,7 +7,7 @@ import os
 import re
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.autograd.graph import GradientEdge, Node
@@ -31,6 +31,11 @@ _PICTURE_NODES = 24
 def name_of(node: Node) -> str:
     """The node's name, where a ctx has an attribute called so too."""
     return type(node).name(node)
+
+
+def metadata_of(node: Node) -> dict[str, Any]:
+    """The node's metadata: an attribute, though torch declares a method."""
+    return cast("dict[str, Any]", node.metadata)
 
 
 def next_nodes(node: Node) -> list[Node]:
@@ -61,7 +66,7 @@ def parents_of(metadata: dict[str, Any]) -> tuple[Origin, ...]:
 
 
 def _place_of(node: Node) -> Frame | None:
-    frames = frames_of(node.metadata)
+    frames = frames_of(metadata_of(node))
     return next((frame for frame in reversed(frames) if not frame.file.startswith(_TORCH)), None)
 
 

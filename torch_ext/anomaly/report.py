@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from . import picture
 from .facts import Birth, Edge, Failure, Frame, Neighbour, Origin
-from .graph import first_non_finite, frames_of, name_of, path_to, surroundings
+from .graph import first_non_finite, frames_of, metadata_of, name_of, path_to, surroundings
 
 _NAN = re.compile(r"^Function '.*' returned nan values in its (\d+)th output\.")
 _INVALID = re.compile(r"^Function .* returned an invalid gradient at index (\d+) ")
@@ -126,10 +126,12 @@ def _locate(
     """``report`` with what the graph tells."""
     path = path_to(node, graph)
     seen = first_non_finite(path, roots) if report.found == "nan" else None
-    born = seen and Birth(
-        name_of(seen.node), frames_of(seen.node.metadata), seen.produced, seen.tensor, seen.nans, seen.infs
-    )
-    neighbours, edges = surroundings(node, seen and seen.node, graph)
+    born, birthplace = None, None
+    if seen is not None:
+        birthplace = seen.node
+        frames = frames_of(metadata_of(birthplace))
+        born = Birth(name_of(birthplace), frames, seen.produced, seen.tensor, seen.nans, seen.infs)
+    neighbours, edges = surroundings(node, birthplace, graph)
     return dataclasses.replace(
         report,
         path=tuple(name_of(each) for each in path),
