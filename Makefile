@@ -11,6 +11,7 @@ ARGS    ?=
 PY      := $(VENV)/bin/python
 TORCHED := $(VENV)/.torch-$(TORCH)
 BUILT   := $(VENV)/.built
+LINTERS := $(VENV)/.linters
 # A folder changes when a file of it is removed.
 SOURCES := torch_ext/_build/config.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -type d)
 
@@ -25,7 +26,7 @@ help:
 	@echo 'make build   compile what has changed'
 	@echo 'make syntax  compile each C++ file alone             (ARGS=csrc/hooks)'
 	@echo 'make compile_commands  write what clangd, the language server of editors, needs'
-	@echo 'make lint    check the Python code'
+	@echo 'make lint    check the code without running it       (ARGS="ruff mypy")'
 	@echo 'make fuzz    run random programs on both           (PROGRAMS=100000, ARGS="--seed 1")'
 	@echo 'make leaks   run each parity scenario 1,000 times   (LEAKS=50, ARGS="-k hooks")'
 	@echo 'make asan, ubsan, tsan and valgrind  run the tests under these: docs/reliability.md'
@@ -66,9 +67,12 @@ syntax: $(TORCHED)
 compile_commands: $(TORCHED)
 	$(PY) -m tools.compile_commands
 
-lint: $(TORCHED)
-	$(PY) -m pip install --quiet ruff
-	$(PY) -m ruff check .
+lint: $(LINTERS)
+	$(PY) -m tools.lint $(ARGS)
+
+$(LINTERS): pyproject.toml | $(BUILT)
+	$(PY) -m pip install --quiet --no-build-isolation --editable '.[lint]'
+	touch $@
 
 # --- Proof under fire: docs/reliability.md -----------------------------------
 

@@ -19,10 +19,10 @@ def load_config():
     return module
 
 
-def compile_commands(csrc=ROOT / "csrc"):
-    """An entry of compile_commands.json for each .cpp file in ``csrc``."""
+def command(csrc):
+    """The compiler and its flags, as for a build."""
     config = load_config()
-    command = [
+    return [
         os.environ.get("CXX", "c++"),
         *config.compile_flags(),
         "-fPIC",
@@ -31,8 +31,13 @@ def compile_commands(csrc=ROOT / "csrc"):
         f"-I{csrc}",
         *config.system_headers(),
     ]
+
+
+def compile_commands(csrc=ROOT / "csrc"):
+    """An entry of compile_commands.json for each .cpp file in ``csrc``."""
+    arguments = command(csrc)
     return [
-        {"directory": str(ROOT), "file": str(path), "arguments": [*command, "-c", str(path)]}
+        {"directory": str(ROOT), "file": str(path), "arguments": [*arguments, "-c", str(path)]}
         for path in sorted(csrc.rglob("*.cpp"))
     ]
 
