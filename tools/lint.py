@@ -35,10 +35,8 @@ def script(name):
 
 
 def clang_format():
-    sources = sorted(path for path in CSRC.rglob("*") if path.suffix in (".cpp", ".h"))
-    return run(
-        script("clang-format"), "--dry-run", "--Werror", f"--style=file:{ROOT / '.clang-format'}", *map(str, sources)
-    )
+    sources = [str(path) for top in (CSRC, ROOT / "tools") for path in top.rglob("*") if path.suffix in (".cpp", ".h")]
+    return run(script("clang-format"), "--dry-run", "--Werror", f"--style=file:{ROOT / '.clang-format'}", *sources)
 
 
 def clang_tidy():

@@ -53,6 +53,7 @@ long faults_due(long i) {
 }
 
 // A stub leaves everything as it found it, varargs included, and jumps on, or returns the failure value.
+// clang-format off: a line for each step
 #define STUB(i, name, value, sets_error)                                   \
   void faults_stub_##i();                                                  \
   asm(".text\n.globl faults_stub_" #i "\nfaults_stub_" #i ":\n"            \
@@ -67,6 +68,7 @@ long faults_due(long i) {
       "mov faults_real@GOTPCREL(%rip), %r11\n"                             \
       "jmp *(8 * " #i ")(%r11)\n"                                          \
       "1: mov $" #value ", %rax\nret\n");
+// clang-format on
 SYMBOLS(STUB)
 
 void* (*real_new)(size_t) = nullptr;
@@ -82,7 +84,8 @@ static void* failing_new(size_t size) {
 
 namespace {
 
-#define STUB_ADDRESS(i, name, value, sets_error) reinterpret_cast<void*>(faults_stub_##i),
+#define STUB_ADDRESS(i, name, value, sets_error) \
+  reinterpret_cast<void*>(faults_stub_##i),
 void* const stubs[] = {SYMBOLS(STUB_ADDRESS)};
 
 /// What `name` is replaced by, null where it stays.
@@ -100,9 +103,13 @@ void* replacement(const char* name, void* real) {
   return nullptr;
 }
 
+using Relocation = ElfW(Rela);
+using Symbol = ElfW(Sym);
+
 void write_slot(void** slot, void* value) {
   const auto page_size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  auto* page = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(slot) & ~(page_size - 1));
+  auto* page = reinterpret_cast<void*>(
+      reinterpret_cast<uintptr_t>(slot) & ~(page_size - 1));
   mprotect(page, page_size, PROT_READ | PROT_WRITE);
   *slot = value;
 }
@@ -118,35 +125,49 @@ int faults_install(const char* path) {
   if (handle == nullptr || dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0) {
     return -1;
   }
-  const ElfW(Rela)* tables[2] = {};
+  const Relocation* tables[2] = {};
   size_t sizes[2] = {};
-  const ElfW(Sym)* symbols = nullptr;
+  const Symbol* symbols = nullptr;
   const char* strings = nullptr;
   for (const ElfW(Dyn)* entry = map->l_ld; entry->d_tag != DT_NULL; ++entry) {
     auto* address = reinterpret_cast<const char*>(entry->d_un.d_ptr);
     switch (entry->d_tag) {
-      case DT_JMPREL: tables[0] = reinterpret_cast<const ElfW(Rela)*>(address); break;
-      case DT_PLTRELSZ: sizes[0] = entry->d_un.d_val; break;
-      case DT_RELA: tables[1] = reinterpret_cast<const ElfW(Rela)*>(address); break;
-      case DT_RELASZ: sizes[1] = entry->d_un.d_val; break;
-      case DT_SYMTAB: symbols = reinterpret_cast<const ElfW(Sym)*>(address); break;
-      case DT_STRTAB: strings = address; break;
+      case DT_JMPREL:
+        tables[0] = reinterpret_cast<const Relocation*>(address);
+        break;
+      case DT_PLTRELSZ:
+        sizes[0] = entry->d_un.d_val;
+        break;
+      case DT_RELA:
+        tables[1] = reinterpret_cast<const Relocation*>(address);
+        break;
+      case DT_RELASZ:
+        sizes[1] = entry->d_un.d_val;
+        break;
+      case DT_SYMTAB:
+        symbols = reinterpret_cast<const Symbol*>(address);
+        break;
+      case DT_STRTAB:
+        strings = address;
+        break;
     }
   }
   int installed = 0;
   for (int table = 0; table < 2; ++table) {
-    for (size_t i = 0; i < sizes[table] / sizeof(ElfW(Rela)); ++i) {
-      const ElfW(Rela)& relocation = tables[table][i];
+    for (size_t i = 0; i < sizes[table] / sizeof(Relocation); ++i) {
+      const Relocation& relocation = tables[table][i];
       const auto type = ELF64_R_TYPE(relocation.r_info);
-      const ElfW(Sym)& symbol = symbols[ELF64_R_SYM(relocation.r_info)];
-      if ((type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT) || symbol.st_shndx != SHN_UNDEF) {
+      const Symbol& symbol = symbols[ELF64_R_SYM(relocation.r_info)];
+      if ((type != R_X86_64_JUMP_SLOT && type != R_X86_64_GLOB_DAT) ||
+          symbol.st_shndx != SHN_UNDEF) {
         continue;
       }
       const char* name = strings + symbol.st_name;
       void* real = dlsym(RTLD_DEFAULT, name);
       void* stub = real == nullptr ? nullptr : replacement(name, real);
       if (stub != nullptr) {
-        write_slot(reinterpret_cast<void**>(map->l_addr + relocation.r_offset), stub);
+        write_slot(
+            reinterpret_cast<void**>(map->l_addr + relocation.r_offset), stub);
         ++installed;
       }
     }
