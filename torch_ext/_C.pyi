@@ -61,9 +61,9 @@ def call(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> An
     """Calls the custom Function without a Python frame for the call itself."""
 
 def set_framed_apply(function: Callable[..., Any], get_callback: Callable[[], Any], /) -> None:
-    """What ``apply`` calls in place of ``call`` where somebody looks at frames.
+    """What ``apply`` calls in place of ``call`` while somebody looks at frames.
 
-    That is while torch.jit.trace records, and where torch.compile looks at them: ``get_callback()`` is not None.
+    torch.jit.trace does while it records, and torch.compile on threads on which ``get_callback()`` is not None.
     """
 
 def give_backports(cls: type[torch.autograd.Function], of_ctx: dict[str, Any], /) -> None:
@@ -79,12 +79,12 @@ def post_accumulate_grad_hooks(tensor: torch.Tensor, /) -> dict[int, Callable[..
     """The leaf's ``_post_accumulate_grad_hooks``, made and attached on first use."""
 
 def register_prehook(node: torch.autograd.graph.Node, hook: Callable[..., Any], /) -> torch.utils.hooks.RemovableHandle:
-    """``node.register_prehook(hook)``, run by torch_ext where it is the first."""
+    """``node.register_prehook(hook)``, run by torch_ext if it is the first."""
 
 def register_posthook(
     node: torch.autograd.graph.Node, hook: Callable[..., Any], /
 ) -> torch.utils.hooks.RemovableHandle:
-    """``node.register_hook(hook)``, run by torch_ext where it is the first."""
+    """``node.register_hook(hook)``, run by torch_ext if it is the first."""
 
 @final
 class LazyTraceback(list[str]):
@@ -100,7 +100,7 @@ def make_reporting_engine(engine: Any, /) -> Any:
     """An engine like torch's ``engine`` that reports on a backward that fails in anomaly mode."""
 
 def node_of_root(tensor: torch.Tensor, /) -> torch.autograd.graph.Node | None:
-    """The node that a backward from ``tensor`` starts at; None where it starts at none. Adds nothing to the graph."""
+    """The node that a backward from ``tensor`` starts at; None if there is none. Adds nothing to the graph."""
 
 def source_range() -> torch._C._jit_tree_views.SourceRange:
     """Where the caller is: the line of its innermost Python frame, and the whole stack as the text."""
@@ -129,7 +129,7 @@ def create_graph_by_tracing_with_dict(
     """Calls ``func(**inputs_dict)`` and records its operators."""
 
 def get_tracing_state() -> torch._C.TracingState | None:
-    """What the tracer records into on this thread; None where it records nothing."""
+    """What the tracer records into on this thread; None if it records nothing."""
 
 def set_tracing_state(state: torch._C.TracingState | None, /) -> None:
     """Records into ``state`` from now on, on this thread; None ends recording."""

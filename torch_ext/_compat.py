@@ -28,7 +28,7 @@ def set_output_grad_dtype(self: Any, *dtypes: torch.dtype | None) -> None:
     only None is valid. Without a call each gradient comes in its output's dtype.
 
     Raises:
-        RuntimeError: called a second time; ``apply`` raises it where what was
+        RuntimeError: called a second time; ``apply`` raises it if what was
             declared doesn't fit the outputs.
     """
     if self.output_grad_dtypes is not None:
@@ -46,7 +46,7 @@ def input_grad_buffers(self: FunctionCtx) -> NoReturn:
 
 
 def apply_to_gradients(self: Any, *gradients: Any) -> Any:
-    """What ``grad_fn.apply(*gradients)`` does: one list for backward where ``boxed_grads_call`` asks for that."""
+    """What ``grad_fn.apply(*gradients)`` does: one list for backward if ``boxed_grads_call`` asks for that."""
     # A class that has become another's has no such attribute; torch itself asks for none here.
     if getattr(self._forward_cls, "boxed_grads_call", False):
         gradients = (list(gradients),)
@@ -75,9 +75,9 @@ def give_backports(cls: type[torch.autograd.Function]) -> None:
 
 
 def refresh_view(tensor: object) -> None:
-    """Does what the first step of ``Tensor.register_hook`` is from torch 2.15 on.
+    """Does what ``Tensor.register_hook`` does first from torch 2.15 on.
 
-    Reading ``grad_fn`` makes a new node, and drops the old hooks, where the base of a view was changed in place.
+    If the base of a view was changed in place, reading ``grad_fn`` creates a new node and drops the old hooks.
     """
     if TorchVersion(torch.__version__) >= "2.15":
         getattr(tensor, "grad_fn", None)
@@ -111,12 +111,12 @@ def set_apply(cls: Any, apply: object) -> None:
 
 
 def backward_class(cls: type[torch.autograd.Function]) -> object:
-    """The class of the nodes that ``cls`` makes, where it has one of its own."""
+    """The class of the nodes that ``cls`` creates; None if it has none of its own."""
     return vars(cls).get("_backward_cls")
 
 
 def set_backward_class(cls: type[torch.autograd.Function], backward_class: type) -> None:
-    """Makes ``backward_class`` the class of the nodes that ``cls`` makes."""
+    """Makes ``backward_class`` the class of the nodes that ``cls`` creates."""
     cls._backward_cls = backward_class
 
 
@@ -133,12 +133,12 @@ def set_engine(engine: Any) -> None:
     torch.autograd.Variable._execution_engine = engine
 
 
-#: Returns what torch.compile has called for each new frame; None where it looks at none.
+#: Returns what torch.compile calls for each new frame; None if it looks at none.
 get_eval_frame_callback = eval_frame.get_eval_frame_callback
 
 
 def pass_over_frame(code: CodeType) -> None:
-    """Makes torch.compile leave frames that run ``code`` alone, though not those that they call."""
+    """Makes torch.compile leave frames that run ``code`` alone, but not the frames that they call."""
     action = eval_frame._FrameAction
     eval_frame.set_code_exec_strategy(code, eval_frame._FrameExecStrategy(action.SKIP, action.DEFAULT))
 
@@ -154,7 +154,7 @@ def without_overrides() -> Iterator[None]:
 
 
 def strided_values(tensor: torch.Tensor) -> torch.Tensor:
-    """The values of a tensor, those that it stores where it is sparse."""
+    """The values of a tensor; if it is sparse, those that it stores."""
     if tensor.layout == torch.sparse_coo:
         return tensor._values()  # values() is for coalesced ones
     return tensor if tensor.layout == torch.strided else tensor.values()
@@ -185,7 +185,7 @@ def _as_tuple(value: Any) -> tuple[tuple[Any, ...], bool]:
 
 
 def _get(obj: Any, name: str, default: Any = None) -> Any:
-    """An attribute, or ``default`` where there is none or it is freed."""
+    """An attribute, or ``default`` if there is none or it has been freed."""
     try:
         return getattr(obj, name)
     except (AttributeError, RuntimeError):

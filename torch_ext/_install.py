@@ -27,8 +27,8 @@ def install() -> None:
     Torch's own anomaly mode gets :mod:`torch_ext.anomaly`'s metadata and report:
     ``_execution_engine`` of ``torch.autograd.Variable`` is replaced too.
 
-    Does nothing where it is installed already. Thread safe: a call that runs
-    meanwhile ends as it began.
+    Does nothing if it is installed already. Thread safe: a call that is running
+    ends as it began.
     """
     global _torch_apply
     with _lock:
@@ -44,7 +44,7 @@ def uninstall() -> None:
     """Takes back what :func:`install` did.
 
     ``torch.autograd.Function`` has the very ``apply`` that it had. Nodes made
-    before run on. Does nothing where torch_ext isn't installed. Thread safe.
+    before run on. Does nothing if torch_ext isn't installed. Thread safe.
     """
     global _torch_apply
     with _lock:
@@ -64,7 +64,7 @@ def is_installed() -> bool:
 def installed() -> Iterator[None]:
     """A context in which torch_ext is installed, for all threads.
 
-    Leaves it installed where it was so before. Can be nested.
+    Leaves it installed if it was installed before. Can be nested.
     """
     with _lock:
         before = is_installed()
@@ -107,7 +107,7 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
                 f"{cls.__qualname__} has an apply of its own, which accelerate() "
                 "would hide; accelerate the class whose apply that calls instead"
             )
-        # Also where install() is in force, which may be taken back.
+        # Also while install() is in force, since it may be taken back.
         if _compat.function_of(vars(cls).get("apply")) is not ours:
             _compat.set_apply(cls, _C.apply)
     return cls

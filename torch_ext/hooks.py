@@ -6,7 +6,7 @@ Hooks registered here and by torch's methods share one order, that of
 registration, and :func:`torch.autograd.graph.register_multi_grad_hook` and the
 like work with both. Only the way from the engine to the hook is shorter.
 
-A hook costs least where torch_ext was first to register on the tensor or node:
+A hook costs least if torch_ext was the first to register on the tensor or node:
 hooks that come later join the same dict, whoever registers them.
 """
 

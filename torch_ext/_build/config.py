@@ -58,7 +58,7 @@ def torch_requirement() -> str:
 
 
 def check_environment() -> None:
-    """Raises ImportError where this system, Python or torch is not supported."""
+    """Raises ImportError if this system, Python or torch is not supported."""
     if sys.platform != "linux":
         raise ImportError(f"torch_ext runs on Linux only, and this is {platform.system() or sys.platform}.")
     if not MINIMUM_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
@@ -71,7 +71,7 @@ def check_environment() -> None:
 
 
 def torch_version() -> str:
-    """The installed torch's whole version, local part included. Raises ImportError where there is none."""
+    """The installed torch's whole version, local part included. Raises ImportError if there is none."""
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -84,7 +84,7 @@ def torch_version() -> str:
 
 
 def check_torch(version: str) -> None:
-    """Raises ImportError where ``version`` of torch is not supported."""
+    """Raises ImportError if ``version`` of torch is not supported."""
     release = re.match(r"\d+\.\d+", version)
     if release is None or release.group() not in SUPPORTED_TORCH:
         raise ImportError(
@@ -94,7 +94,7 @@ def check_torch(version: str) -> None:
 
 
 def find_csrc() -> Path | None:
-    """The C++ sources beside the package; None where it was installed without them."""
+    """The C++ sources beside the package; None if it was installed without them."""
     checkout = Path(__file__).resolve().parents[2]
     csrc = checkout / "csrc"
     # setup.py tells a checkout from a site-packages that happens to have a csrc.
@@ -147,10 +147,10 @@ def check_cpp_library(extension: Path) -> None:
 
 
 def path_with_ninja() -> str | None:
-    """A PATH on which ninja is found, None where it is not installed.
+    """A PATH on which ninja is found; None if it is not installed.
 
     The ninja package puts its program beside the interpreter, which is on PATH
-    only where the environment was activated.
+    only if the environment was activated.
     """
     path = os.environ.get("PATH", os.defpath)
     if shutil.which("ninja"):
@@ -174,7 +174,7 @@ def write_stamp(extension: Path, csrc: Path) -> None:
 
 
 def read_stamp(extension: Path) -> dict[str, str]:
-    """What :func:`write_stamp` noted; empty where there is no note."""
+    """What :func:`write_stamp` noted; empty if there is no note."""
     try:
         stamp: dict[str, str] = json.loads(stamp_path(extension).read_text())
     except FileNotFoundError:

@@ -23,13 +23,13 @@ _lock = threading.Lock()
 def load(verbose: bool = False) -> ModuleType:
     """Loads the extension and returns its module; importing ``torch_ext`` does this by itself.
 
-    The extension that an installation built is taken where there is one. In a
+    The extension that an installation built is taken if there is one. In a
     checkout without one, or with one older than ``csrc/``, it is compiled for
     the installed torch and kept for the next time.
 
     Args:
         verbose: shows the compiler's whole output on stderr: as it comes, or as
-            it was where the extension is already there. The environment variable
+            it was if the extension is already there. The environment variable
             ``TORCH_EXT_VERBOSE=1`` does the same for an import.
 
     Raises:
@@ -76,7 +76,7 @@ def _built_ahead() -> Path | None:
 
 
 def _check_target(extension: Path) -> None:
-    """Raises ImportError where loading ``extension`` into this torch could crash."""
+    """Raises ImportError if loading ``extension`` into this torch could crash."""
     built_for = config.read_stamp(extension).get("torch", "of an unknown version")
     installed = config.torch_version()
     if built_for != installed:

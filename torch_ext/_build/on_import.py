@@ -60,8 +60,8 @@ def log_of(extension: Path) -> Path:
 def build(csrc: Path, verbose: bool) -> Path:
     """Returns the extension built from ``csrc`` for the running torch and Python.
 
-    Compiles it where the cache has none. With ``verbose`` the compiler's output
-    goes to stderr as it comes. Raises ImportError where that cannot be done.
+    Compiles it if the cache has none. With ``verbose`` the compiler's output
+    goes to stderr as it comes. Raises ImportError if that cannot be done.
     """
     # Links are followed once, so that what is checked is what is loaded.
     cache = cache_folder().resolve()
@@ -90,7 +90,7 @@ def build(csrc: Path, verbose: bool) -> Path:
 
 
 def _trusted(extension: Path) -> Path:
-    """``extension``. Raises ImportError where another user could have put something else there."""
+    """``extension``. Raises ImportError if another user could have put something else there."""
     _check_ours(extension.parent)
     _check_ours(extension)
     return extension
@@ -111,7 +111,7 @@ def _check_ours(path: Path) -> None:
 
 
 def find_compiler() -> Compiler | None:
-    """The compiler that torch will use, None where there is none."""
+    """The compiler that torch will use; None if there is none."""
     path = shutil.which(os.environ.get("CXX", "c++"))
     if path is None:
         return None
@@ -231,7 +231,7 @@ def _compile_error(compiler: Compiler, log: Path) -> str:
 
 
 def first_errors(output: str, limit: int = 10) -> str:
-    """The lines of a compiler's output that say what is wrong, or its end where none does."""
+    """The lines of a compiler's output that say what is wrong, or its end if none does."""
     lines = output.splitlines()
     telling = re.compile(r"\berror: |undefined (reference|symbol)|No space left on device")
     errors = [line for line in lines if telling.search(line)]

@@ -17,7 +17,7 @@ class Frame:
 class Origin:
     """A node's name and the forward call that made it, outermost frame first.
 
-    There are no frames where the node was made outside anomaly mode.
+    There are no frames if the node was made outside anomaly mode.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Neighbour:
 
     Args:
         name: of the node.
-        place: the innermost frame outside torch of the forward call that made it, where known.
+        place: the innermost frame outside torch of the forward call that made it, if known.
         failing: whether it is the failing node.
         born: whether it is where values were first not finite.
     """

@@ -30,7 +30,7 @@ def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) 
     Args:
         metadata: the node's.
         node_name: its name.
-        exc: what the backward raised, which is given its notes; None where the engine has yet to raise.
+        exc: what the backward raised, which is given its notes; None if the engine has yet to raise.
     """
     failure = Failure(Origin(node_name, frames_of(metadata)), parents_of(metadata), threading.get_ident())
     with _lock:

@@ -29,7 +29,7 @@ _PICTURE_NODES = 24
 
 
 def name_of(node: Node) -> str:
-    """The node's name, where a ctx has an attribute called so too."""
+    """The node's name, even if its ctx has an attribute called ``name``."""
     return type(node).name(node)
 
 
@@ -152,7 +152,7 @@ class Evidence:
     """A tensor that is not finite.
 
     Args:
-        node: the node that produced it; where nothing in the graph did, the one that saved it.
+        node: the node that produced it; if nothing in the graph did, the one that saved it.
         produced: whether ``node`` produced it.
         tensor: where it was seen.
         nans, infs: how many of its values are NaN and infinite.
@@ -219,7 +219,7 @@ def _producer_of(tensor: torch.Tensor) -> Node | None:
 
 
 def _count_non_finite(tensor: torch.Tensor) -> tuple[int, int]:
-    """How many values are NaN and infinite; none where that can't be looked up (no values, a mode, a subclass)."""
+    """How many values are NaN and infinite; none if they can't be counted (no values, a mode, a subclass)."""
     try:
         # Looking must not run a subclass's or a mode's code, nor add to the graph.
         with _compat.without_overrides(), torch.no_grad():

@@ -23,15 +23,15 @@ class Report:
     """A backward that failed in anomaly mode. Names, numbers and source lines: it keeps no graph alive.
 
     Args:
-        node_name: the node that failed; where its backward ran a backward of its own, the node in that.
+        node_name: the node that failed; if its backward ran a backward of its own, the node in that.
         found: "nan", or "exception" for everything else that is raised.
-        output_index: which of the node's gradients is NaN or invalid, counted from 0; None where another thing failed.
+        output_index: which of the node's gradients is NaN or invalid, counted from 0; None if something else failed.
         error: type and text of the exception.
-        frames: the forward call that made the node, outermost first; none where it was made outside anomaly mode.
+        frames: the forward call that made the node, outermost first; none if it was made outside anomaly mode.
         parents: in double backward the node whose backward made the failing one, then that one's, and so on.
         enclosing: the nodes whose backward ran the backward that failed (as of a checkpoint), innermost first.
-        path: names of the nodes from what backward was called on to the failing one; empty where there is no way.
-        born: the first node in forward whose values are known not to be finite; looked for where ``found`` is "nan".
+        path: names of the nodes from what backward was called on to the failing one; empty if no path is known.
+        born: the first node in forward whose values are known not to be finite; looked for if ``found`` is "nan".
         neighbours, edges: the graph around the node.
     """
 
@@ -87,7 +87,7 @@ def complete(
 ) -> None:
     """Report on ``failure`` as ``exc``, which is given its notes, leaves the backward that was called on ``roots``.
 
-    ``node`` is the failing one in ``graph``, what a backward from the roots can run; None where it isn't there.
+    ``node`` is the failing one in ``graph``, what a backward from the roots can run; None if it isn't in it.
     """
     global _last
     attach_notes(exc, failure)
@@ -145,7 +145,7 @@ def _locate(
 
 
 def attach_notes(exc: BaseException, failure: Failure) -> None:
-    """Have ``exc`` tell where the failing node was made, and each of its parents."""
+    """Add notes to ``exc`` that say where the failing node and each of its parents were made."""
     child = failure.origin
     notes = [_note(child, "whose backward failed")]
     for parent in failure.parents:
