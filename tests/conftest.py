@@ -21,7 +21,7 @@ def pytest_addoption(parser):
         "--device",
         default="cpu",
         help="device on which the parity scenarios make their tensors; 'cuda' runs tests/cuda as well, and falls back "
-        "to the CPU where there is no GPU (default: cpu)",
+        "to the CPU if there is no GPU (default: cpu)",
     )
     group.addoption(
         "--leaks",

@@ -14,7 +14,7 @@ from .compile_commands import compile_commands
 
 
 def select(entries, paths):
-    """Those of ``entries`` whose file is one of ``paths`` or lies in one; all where there are no paths."""
+    """Those of ``entries`` whose file is one of ``paths`` or lies in one; all if there are no paths."""
     wanted = [Path(path).resolve() for path in paths]
     return [each for each in entries if not wanted or any(Path(each["file"]).is_relative_to(path) for path in wanted)]
 
@@ -29,7 +29,7 @@ def check(entry):
 
 
 def show_progress(text):
-    """Puts ``text`` in the place of what it showed before, where somebody watches."""
+    """Puts ``text`` in the place of what it showed before, if somebody watches."""
     if sys.stdout.isatty():
         print(f"\r\033[K{text}", end="", flush=True)
 

@@ -37,7 +37,7 @@ torch lack: there it runs as ``installed`` alone. ``@scenario(not_before="2.13")
 than older releases.
 ``pytest --variant stock`` compares stock with itself, which shows that a scenario is valid and deterministic;
 ``--device`` chooses where the tensors are. ``pytest --leaks 1000`` runs each scenario a thousand times instead, and
-fails where objects, references or memory grow with each run.
+fails if objects, references or memory grow with each run.
 
 One difference is documented and not looked at: on its first use torch_ext replaces ``MyFn._backward_cls``, the
 class of ``grad_fn``, by a subclass of the one torch made. Name, module and every ``isinstance`` are compared.

@@ -84,7 +84,7 @@ class Describer:
         return {type_name(type(obj)) + ("" if number is None else f" #{number}"): facts}
 
     def identity(self, obj):
-        """A number for ``obj``, or None where it takes no weak reference (nodes implemented in C++)."""
+        """A number for ``obj``, or None if it takes no weak reference (nodes implemented in C++)."""
         ref, number = self._numbers.get(id(obj), (lambda: None, None))
         if ref() is obj:
             return number

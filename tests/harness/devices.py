@@ -1,4 +1,4 @@
-"""Where the tests run: the device that ``--device`` asks for, or the CPU where there is no GPU."""
+"""Where the tests run: the device that ``--device`` asks for, or the CPU if there is no GPU."""
 
 import importlib.util
 from dataclasses import dataclass

@@ -221,7 +221,7 @@ def assert_same(body, expected, actual, variant):
 
 
 def check_leaks(body, variant, device, repeat):
-    """Fail where each of ``repeat`` runs of ``body`` loses something on ``variant``, and none on stock torch."""
+    """Fail if each of ``repeat`` runs of ``body`` loses something on ``variant``, and none on stock torch."""
     lost = grows(lambda: transcript(body, variant, device), repeat)
     if lost:
         lost -= grows(lambda: transcript(body, STOCK, device), repeat)

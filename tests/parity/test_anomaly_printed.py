@@ -1,4 +1,4 @@
-"""What anomaly mode prints and raises where a backward fails, for torch's own nodes and for Functions."""
+"""What anomaly mode prints and raises if a backward fails, for torch's own nodes and for Functions."""
 
 import warnings
 

@@ -38,7 +38,7 @@ def traced(build, hooks):
 
 
 def compare(build):
-    """Fail where a backward with hooks of torch_ext is compiled to something else than with torch's."""
+    """Fail if a backward with hooks of torch_ext is compiled to something else than with torch's."""
     theirs, expected = traced(build, TORCH)
     ours, grads = traced(build, torch_ext.hooks)
     assert ours == theirs

@@ -95,7 +95,7 @@ class Checkout:
         )
 
     def run(self, code="import torch_ext; print(torch_ext._C.answer)", **environment):
-        """Runs ``code`` to its end and returns (stdout, stderr); fails where it fails."""
+        """Runs ``code`` to its end and returns (stdout, stderr); fails if it fails."""
         process = self.start(code, **environment)
         output, errors = process.communicate()
         assert process.returncode == 0, errors

@@ -131,7 +131,7 @@ def test_apply_is_a_bound_method_named_apply():
 
 
 def signature(apply):
-    """Its text, None where it has none: torch's own is a method of C from 2.14 on."""
+    """Its text, None if it has none: torch's own is a method of C from 2.14 on."""
     try:
         return str(inspect.signature(apply))
     except ValueError:

@@ -60,7 +60,7 @@ def parse_options(arguments=None):
 
 
 def to_device(name, parser):
-    """Return the device of this name; the parser ends the program where there is none."""
+    """Return the device of this name; the parser ends the program if there is none."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

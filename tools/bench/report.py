@@ -52,7 +52,7 @@ def legend(row, result):
 
 
 def verdicts(results, goals):
-    """Return by row name whether the goal is met, None where there is none."""
+    """Return by row name whether the goal is met, None if there is none."""
     return {name: result.ratio <= goals[name] if name in goals else None for name, result in results.items()}
 
 

@@ -6,7 +6,7 @@ On x86-64 with a C++ compiler::
     faults = Faults()
     with faults.at(3) as fault:
         work()              # the third call fails, with MemoryError or std::bad_alloc
-    fault.failed            # the name of the function that failed; None where there were fewer than three
+    fault.failed            # the name of the function that failed; None if there were fewer than three
 """
 
 import contextlib

@@ -20,7 +20,7 @@ own tables stay as they are). Each is run on stock torch and on one way of using
 the two differ is made as small as it goes and written to a file that can be run. A crash or a hang of the
 worker process counts as a difference too, unless stock torch was at work.
 
-Exit code: 0; 1 after a difference; 2 where 20,000 programs or more left a facility unused.
+Exit code: 0; 1 after a difference; 2 if 20,000 programs or more left a facility unused.
 """
 _ENOUGH = 20_000
 

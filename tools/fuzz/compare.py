@@ -78,7 +78,7 @@ def load(text):
 
 
 def compare(text, variant, phase=lambda name: None):
-    """Run a program's text on stock and on a variant, and once more where they differ.
+    """Run a program's text on stock and on a variant, and once more if they differ.
 
     Args:
         text: the program.

@@ -173,7 +173,7 @@ RESULTS = Table(
     (2, "detached input returned", "{p}.detach()"),
     (1, "Parameter returned", "torch.nn.Parameter(y)"),
     (1, "subclass returned", "y.as_subclass(Marked)"),
-    # Alone: stock torch reads freed memory for the gradients of the others where the call fails.
+    # Alone: stock torch reads freed memory for the gradients of the others if the call fails.
     (2, "captured tensor returned", "{v}"),
 )
 

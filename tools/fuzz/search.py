@@ -73,7 +73,7 @@ def _end_as(program, to_phases):
 
 
 def smallest(seed, index, check=check, seconds=60):
-    """The smallest program found in so many seconds that fails as this one does, and how; None where it does not."""
+    """The smallest program found in so many seconds that fails as this one does, and how; None if it does not."""
     database = InMemoryExampleDatabase()
     failed = []
     end = time.monotonic() + seconds

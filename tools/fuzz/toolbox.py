@@ -85,7 +85,7 @@ class LogDispatch(TorchDispatchMode):
 
 
 def attempt(s, label, call):
-    """What ``call()`` returns, recorded; None where it raises, which is recorded too."""
+    """What ``call()`` returns, recorded; None if it raises, which is recorded too."""
     outcomes = vars(s).setdefault("outcomes", [])
     try:
         result = call()
@@ -131,7 +131,7 @@ def finish(s, *inputs):
 
 
 def pick(value, number=0):
-    """A tensor out of what a step gave; ones where there is none."""
+    """A tensor out of what a step gave; ones if there is none."""
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
     return tensors[number % len(tensors)] if tensors else torch.ones(2, 3, requires_grad=True)
 

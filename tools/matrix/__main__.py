@@ -21,7 +21,7 @@ print one table.
 Each pair gets a copy of the checkout with an environment of its own (make build), one after the other; all
 but its log is removed afterwards. An interpreter is looked for on PATH and among pyenv's. pip's own settings
 (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL ...) say where packages come from. A torch with CUDA libraries takes several
-gigabytes, and runs where there is no GPU too.
+gigabytes, and runs if there is no GPU too.
 """
 
 

@@ -22,9 +22,9 @@ class Cell:
 
     Attributes:
         torch, python: the releases asked for.
-        failure: the step that went wrong and where its output is, as text; empty where none did.
+        failure: the step that went wrong and where its output is, as text; empty if none did.
         versions: the whole versions of torch and Python that ran.
-        built, tested: the seconds that building and testing took, None where that didn't end.
+        built, tested: the seconds that building and testing took, None if that didn't end.
         passed, failed, skipped: how many tests.
         ratios: measured to reference by row of the benchmark; ``missed`` has the rows that miss their goal.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def find_interpreter(version):
-    """Return the path of a Python of ``version``, such as "3.11" or "3.11.7"; None where there is none.
+    """Return the path of a Python of ``version``, such as "3.11" or "3.11.7"; None if there is none.
 
     Looks at the running one, those on PATH, and pyenv's; of several the newest is taken.
     """
@@ -32,7 +32,7 @@ def candidates(minor):
 
 
 def version_of(path):
-    """The version that the interpreter at ``path`` states; None where it doesn't run."""
+    """The version that the interpreter at ``path`` states; None if it doesn't run."""
     code = "import sys; print(*sys.version_info[:3], sep='.')"
     try:
         process = subprocess.run([path, "-c", code], capture_output=True, check=False, text=True)
