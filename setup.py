@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Builds torch_ext._C ahead of time, for the torch of this environment; pyproject.toml has the rest."""
 
 import importlib.util

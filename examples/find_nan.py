@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Find the operation that turns a training into NaN, with torch_ext's anomaly mode left on.
 
 A small network learns scikit-learn's digits. It divides each hidden unit by its standard deviation over

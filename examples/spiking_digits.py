@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Train a spiking network on handwritten digits, on stock torch and on torch_ext.
 
 A spiking network is where the cost of a custom autograd Function shows: every layer calls one in

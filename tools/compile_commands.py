@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How each file of csrc is compiled alone: for editors, and for ``tools.syntax``.
 
 ``python -m tools.compile_commands`` writes compile_commands.json, which clangd reads.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Checks the code without running it: python -m tools.lint [PART ...]
 
 Runs all parts, or those that are named, and prints a line for each with its result and how long it took. What a part

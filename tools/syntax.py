@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Compiles each file of csrc alone and makes nothing: python -m tools.syntax [FILE_OR_FOLDER ...]
 
 A build compiles all files of a folder as one, and so hides what one of them has forgotten to include. Several are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The C++ part of torch_ext. Not public: use what ``torch_ext`` exports."""
 
 from collections.abc import Callable, Sequence

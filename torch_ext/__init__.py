@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A drop-in for ``torch.autograd.Function``, rebuilt outside PyTorch.
 
 ``torch_ext.install()`` runs every custom Function of the process on it;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the Python part of torch_ext knows of torch's inside: differences between releases, and private names.
 
 The C++ part has its own, in ``csrc/compat.h``.

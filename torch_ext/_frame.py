@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A Python frame for a Function's call, as torch's own ``apply`` has one, for those who look at frames.
 
 torch.jit.trace names the values of a graph by the variables of the frame that calls torch, and notes the whole stack as

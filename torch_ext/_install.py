@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Putting torch_ext in the place of what torch has, and taking it back."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The drop-in for ``torch.autograd.Function``."""
 
 import torch

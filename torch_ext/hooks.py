@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Hooks on tensors and graph nodes, run by torch_ext.
 
 Each function does what torch's method of the same purpose does, for any tensor

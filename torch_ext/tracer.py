@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.jit's tracer: what is being recorded, and recording by hand.
 
 The graphs, values, tracing states and source ranges are torch's own types. A call of a custom Function that

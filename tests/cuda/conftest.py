@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What only a GPU shows: collected where ``--device cuda`` finds one."""
 
 from harness import devices

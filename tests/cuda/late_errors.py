@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One late error of the GPU, in a process of its own, which can't use the GPU any more afterwards.
 
 ``python late_errors.py VARIANT CASE`` prints what each step of the case came to.

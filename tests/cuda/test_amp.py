@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Autocast where only a GPU has it: half precision with scaled gradients, and the names torch.cuda.amp."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Errors that only a GPU has: those that come late, and memory that is not there."""
 
 import functools

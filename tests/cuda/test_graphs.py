@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """CUDA graphs that hold forward, backward and the optimizer's step of custom Functions."""
 
 import torch

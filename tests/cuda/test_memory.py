@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The GPU memory that a Function keeps, and when it lets go of it."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The CPU and a GPU in one graph: its nodes run on two threads."""
 
 import threading

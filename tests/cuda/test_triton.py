@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Functions whose forward and backward launch Triton kernels."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Several GPUs: a thread of the engine for each, and a current device that backward sets and restores."""
 
 import threading

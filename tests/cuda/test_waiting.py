@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Kernels that are still running when somebody needs their values: wrong wherever a stream is not waited for."""
 
 import contextlib

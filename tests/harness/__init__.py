@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Parity scenarios: one piece of code, run on stock torch and on torch_ext, that must look the same.
 
 A scenario is a function of one argument, written in any ``tests/parity/test_*.py`` or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What anomaly mode prints, in the order in which it does, as a scenario can compare it.
 
 Two differences are documented and not looked at: a custom Function's call has no frame of torch's apply, and an

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Plain data for everything a scenario records, so that two runs can be compared as text.
 
 A description holds no reference to what it describes: recording never keeps an object alive.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where the tests run: the device that ``--device`` asks for, or the CPU if there is no GPU."""
 
 import importlib.util

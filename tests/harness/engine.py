@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The engine's threads: on a GPU, backward runs on a thread that stays, one for each device."""
 
 import functools

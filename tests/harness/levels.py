@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What is in use in the process, and whether it grows with each run of something."""
 
 import ctypes

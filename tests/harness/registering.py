@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The four ways to register a hook, on the implementation that a scenario runs on."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Running a scenario, and comparing what two runs of it wrote down."""
 
 import contextlib

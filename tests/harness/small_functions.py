@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Small Functions that many scenarios need, made over the base class under test."""
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The implementations that scenarios are run on."""
 
 import contextlib

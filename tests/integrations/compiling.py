@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What torch's compiler makes of a scenario's code, for the scenario's transcript."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The compiler, ready before the first scenario: what it does on first use would show in that one alone."""
 
 import importlib

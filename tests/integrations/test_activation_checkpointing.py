@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Selective activation checkpointing: what a Function does again in backward, and what it finds kept."""
 
 import functools

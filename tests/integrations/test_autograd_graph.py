@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.autograd.graph over graphs that custom Functions and torch's own nodes share."""
 
 import logging

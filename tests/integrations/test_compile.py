@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Custom Functions under torch.compile: the same graphs, guards, breaks, recompilations, values and gradients."""
 
 import functools

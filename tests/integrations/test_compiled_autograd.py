@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Custom Functions under compiled autograd: the same captures, cache hits, graphs and gradients."""
 
 import pytest

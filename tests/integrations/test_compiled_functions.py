@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The Functions that AOTAutograd makes of compiled models, which run on torch_ext under install()."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Custom operators: torch makes a Function for each, and a Function is what people write them with.
 
 In the variant ``ours`` torch's Functions are its own, and those inside the operators are ours; in ``installed``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The Functions of torch.distributed, in a group of one process."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Exported models with custom Functions: the same programs, errors, values and gradients."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Custom Functions on fake and functional tensors, which have no values: the same shapes, nodes, errors."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.func's transforms nested in each other, around autograd, compiled code and modules.
 
 One transform at a time, and pairs of them, are in ``tests/parity/test_functorch.py``.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Other tools of torch that look at a call or drive its graph: counters, trackers, tracers, pipelines."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The Functions with which torch's higher-order operators are differentiated, called without a compiler."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.jit.trace over a Function: the graph, and what the traced function gives."""
 
 import io

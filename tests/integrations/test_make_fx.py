@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Custom Functions under make_fx: the same graphs, of forward, of backward and under transforms."""
 
 import torch

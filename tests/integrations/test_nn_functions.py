@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The Functions that torch itself is written with: those of torch.nn, masked tensors, quantization and the like."""
 
 import types

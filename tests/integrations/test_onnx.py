@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.onnx's exporter of traced graphs over Functions: their ``symbolic``, or what is inside them."""
 
 import io

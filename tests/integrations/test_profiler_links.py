@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What profilers tell about a Function beyond one event: trees, links, traces, memory, stacks."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What one part of torch begins under install() and ends after uninstall(), or the other way round."""
 
 import pytest

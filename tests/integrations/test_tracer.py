@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch_ext.tracer, and what torch._C offers in its place."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Graphs of torch.jit as text, for scenarios to record."""
 
 import re

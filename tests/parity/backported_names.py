@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What only torch_ext.Function has, the installed torch being older than what it comes from."""
 
 import torch

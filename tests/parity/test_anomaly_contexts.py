@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """detect_anomaly and set_detect_anomaly as contexts: what is enabled when."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Anomaly mode inside checkpoint, functorch transforms, preserved fx node meta and compiled code."""
 
 import pytest

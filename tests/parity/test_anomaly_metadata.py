@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """grad_fn.metadata in anomaly mode: 'traceback_', a list of strings, and 'parent_'."""
 
 import collections.abc

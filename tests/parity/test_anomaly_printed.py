@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What anomaly mode prints and raises if a backward fails, for torch's own nodes and for Functions."""
 
 import warnings

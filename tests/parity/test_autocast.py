@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Autocast around a call, and custom_fwd / custom_bwd."""
 
 import torch

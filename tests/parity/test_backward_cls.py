@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Classes that decide about ``_backward_cls`` themselves: where it is kept, how it is computed, what making one does.
 
 | kept | computed | made |

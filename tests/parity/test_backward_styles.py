@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """backward, vjp, once_differentiable, boxed gradients and jvp as rules of a class."""
 
 import weakref

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.utils.checkpoint around a Function, and a Function that is itself a checkpoint."""
 
 import torch

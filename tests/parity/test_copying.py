@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Copies and pickles of classes, tensors with a grad_fn, and nodes."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What can be read from, assigned to and deleted from ctx."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Hooks on the node of a Function and on its outputs: their arguments, order, removal and errors."""
 
 import weakref

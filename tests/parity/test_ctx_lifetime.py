@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a Function keeps alive, and what the garbage collector can free."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Tensors kept on ctx for backward and for forward-mode derivatives."""
 
 import weakref

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """CUDA graphs: captured Functions, and the ``Graphed`` that ``torch.cuda.make_graphed_callables`` makes.
 
 On a GPU (``--device cuda``) the graphs are real. Elsewhere stand-ins capture nothing, and what is replayed stays

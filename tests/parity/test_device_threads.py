@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What backward and its hooks find where they run: on a GPU that is a thread of the engine, one for each device."""
 
 import contextvars

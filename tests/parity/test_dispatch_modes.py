@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Modes that see operators or functions, default device and dtype, and tensor subclasses of torch's own."""
 
 import torch

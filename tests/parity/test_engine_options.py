@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Options of backward() and torch.autograd.grad(), and backward inside backward."""
 
 import torch

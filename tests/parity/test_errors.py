@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Exceptions at every step of a call: type, text, cause, context and the user's lines in the traceback."""
 
 import warnings

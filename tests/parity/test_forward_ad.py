@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Forward-mode AD through jvp, with in-place functions and views."""
 
 import torch

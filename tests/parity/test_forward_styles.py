@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """forward(ctx, ...) and forward(...) with setup_context: arguments, defaults, keywords and their errors."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The Functions that torch keeps to try its own subsystems, defined again over the base under test."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The function transforms of torch.func over a Function."""
 
 import torch

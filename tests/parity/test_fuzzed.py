@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Differences that the fuzzer found and no other file has a place for."""
 
 import contextlib

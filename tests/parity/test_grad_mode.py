@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Grad mode and inference mode, around a call and inside it."""
 
 import torch

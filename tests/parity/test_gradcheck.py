@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch.autograd.gradcheck and gradgradcheck over Functions, right and wrong."""
 
 import re

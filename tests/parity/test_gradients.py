@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What backward is given and what it may return: counts, shapes, dtypes, devices, undefined gradients."""
 
 import torch

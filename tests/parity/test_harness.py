@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The harness itself: a difference from stock torch turns a scenario red, and only a difference does."""
 
 import warnings

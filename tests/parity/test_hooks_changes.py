@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Hooks added and removed, before backward and by hooks that run."""
 
 import pickle

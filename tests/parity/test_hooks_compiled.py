@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Hooks under compiled autograd and torch.compile.
 
 Plain tests: what torch's compiler keeps of a run differs from one run to the next, so transcripts don't fit.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Hooks and the engine: which of them run, on which thread, and what a raising hook leaves behind."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What hooks keep alive, and for how long."""
 
 import gc

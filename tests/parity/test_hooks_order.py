@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The order in which hooks of every kind run, whoever registered them."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What hooks may return in place of a gradient, and what is said of anything else."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Which tensors can have hooks, and what becomes of these as the tensor is viewed, changed, copied or pickled."""
 
 import copy

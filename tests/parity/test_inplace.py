@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """mark_dirty: Functions that change their inputs."""
 
 import torch

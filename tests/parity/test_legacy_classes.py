@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Instances of Functions, InplaceFunction, NestedIOFunction and FunctionCtx."""
 
 import pickle

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Functions inside torch.nn modules, parametrizations and optimisers, and torch's own Functions."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Rules replaced on a class, or on a base of it, after its first use."""
 
 import torch

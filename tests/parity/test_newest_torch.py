@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What only the newest releases of torch have: gradient dtypes of outputs, node creation hooks, gradient buffers."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the profiler records of a call and of its backward."""
 
 import pytest

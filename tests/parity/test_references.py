@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Reference counts and live objects after many calls, with success and with an error at each step."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """saved_tensors_hooks, save_on_cpu and the raw saved tensors."""
 
 import weakref

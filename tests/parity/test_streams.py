@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Forward and backward on streams other than the default one. The CPU has stand-ins for streams, and runs in order."""
 
 import contextlib

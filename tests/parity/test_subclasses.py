@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Tensor subclasses with __torch_function__ and __torch_dispatch__."""
 
 import torch

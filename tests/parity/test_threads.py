@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Calls and backwards on several threads, and on threads that Python did not start."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Functions whose outputs are views, of their inputs or of others, and in-place changes to them afterwards."""
 
 import weakref

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Small pieces of work, one for each facility, each a function without arguments that returns what can be compared."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the tests of reliability share: Python code in a process of its own."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Lives of a process that uses torch_ext, each a function; ``python -m lives NAME`` lives one.
 
 A life ends with exit status 0 and nothing on stderr, unless :mod:`test_process_life` says otherwise.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Wrong uses: what stock torch raises, or a clear error where stock torch crashes; never a crash."""
 
 import json

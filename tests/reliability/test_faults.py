@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Every call that can fail does, once: for each body, the first call of ours of CPython or of an allocator, the second,
 and so on until all succeed. The process lives, the failure is reported, nothing is lost, and the next run is right."""
 

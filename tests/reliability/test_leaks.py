@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Nothing is left behind: by ordinary calls, cycles, a million calls. ``make leaks`` runs all scenarios for it."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Objects that isinstance() takes for tensors and that are none. Stock torch reads their memory as a tensor's.
 
 What it is (a mock, a weak proxy, a class that says so) x where it comes (argument, output, saved, marked, gradient,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Forks, ends of the interpreter, reloads, signals, depth: each life in a process of its own. See :mod:`lives`."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """16 threads that take turns as often as Python can: no race, deadlock or wrong value."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A small checkout of torch_ext, whose extension compiles in a second."""
 
 import os

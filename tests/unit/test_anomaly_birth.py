@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where a report says that values stopped being finite."""
 
 from typing import ClassVar

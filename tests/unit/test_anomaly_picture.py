@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Report.draw: the picture, and what is said where there can be none."""
 
 import stat

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a failed backward's exception and last_report() tell."""
 
 import gc

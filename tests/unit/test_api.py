@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The public names of torch_ext, their types and their documentation."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """``MyFn.apply``: what Python code that looks at functions finds."""
 
 import inspect

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What torch_ext.Function has on every torch, though only newer ones have it; and stock Functions don't get it."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The benchmark: what it counts, whom it compares, and what its command prints."""
 
 import itertools

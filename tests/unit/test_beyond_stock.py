@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where stock torch crashes or leaks and torch_ext does not."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What torch_ext._build decides without compiling anything."""
 
 import os

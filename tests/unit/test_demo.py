@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The demo: what it prints and draws, and that a difference does not pass unseen."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Where the tests run: what `--device cuda` does with a GPU and without."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """examples/find_nan.py: it finds the operation, and writes its picture."""
 
 import importlib.util

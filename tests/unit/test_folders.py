@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The arrows between the folders of csrc, which docs/architecture.svg draws: no include goes against one."""
 
 import re

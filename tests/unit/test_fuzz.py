@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The fuzzer: programs without a difference, and that it would see one."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """torch_ext.hooks as an API: what it returns, what it refuses, and whose hook objects it makes."""
 
 import pytest

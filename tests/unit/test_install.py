@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """install(), uninstall(), installed(), is_installed() and accelerate()."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What ``make lint`` prints and returns. The tests don't need the programs that check."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Finding, compiling and loading the extension, each in processes of their own."""
 
 import json

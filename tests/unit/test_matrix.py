@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The matrix of releases: what it finds, runs and prints. Nothing is installed here."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Installing with pip: wheel, editable, sdist, and what they say when they cannot."""
 
 import email
@@ -199,6 +200,15 @@ def test_extension_exports_its_entry_point_only():
     assert strong - OF_THE_LINKER == {"PyInit__C"}
     assert not [name for name in kinds if IN_A_NAMESPACE_OF_OURS.match(name)]
     assert not [name for name in output_of("c++filt", *kinds).splitlines() if DEFINED_HERE.search(name)]
+
+
+def test_every_source_states_its_license():
+    root = Path(__file__).parents[2]
+    places = (root / "csrc", root / "torch_ext", root / "tools", root / "tests", root / "examples")
+    files = [root / "setup.py", root / "Makefile", root / ".ci" / "run"]
+    files += [path for place in places for path in place.rglob("*") if path.suffix in (".cpp", ".h", ".py", ".pyi")]
+    pattern = re.compile(r"(#!.*\n)?(#|//) SPDX-License-Identifier: BSD-3-Clause\n")
+    assert [str(path) for path in files if not pattern.match(path.read_text())] == []
 
 
 def test_the_torch_in_use_is_within_the_declared_range():

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How each file of csrc compiles alone: what editors are told, and the check of it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Texts that users read, pinned: what torch_ext says itself, and torch's messages as it passes them on."""
 
 import re

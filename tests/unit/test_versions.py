@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The releases that torch_ext supports are stated once for each part, and alike."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a call of a custom Function costs on torch_ext and on stock: ``python -m tools.bench``.
 
 - ``rows``: what is measured

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The ratio, measured to reference, that each row of the benchmark has to reach."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How it is timed: short blocks of calls, taken in turns, in random order, in one process.
 
 In each round every row's two probes are timed once and give one ratio. What the machine does to a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What anomaly mode keeps in memory for each node of the graph.
 
 Counted is what Python allocates (tracemalloc): torch's lists of strings, our code positions, the

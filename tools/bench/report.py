@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The outcome for people (a table) and for machines (JSON)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What is measured: each row sets one probe on torch_ext against one on a reference.
 
 A Function is written once over a base class and made for both bases, so that nothing but the base

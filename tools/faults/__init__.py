@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Fault injection: the n-th call that the extension makes of CPython, torch or ``operator new`` fails.
 
 The extension is the one that users load, unchanged: a small library, compiled here, redirects its calls, nobody else's.

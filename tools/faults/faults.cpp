@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Makes the n-th call that one shared object makes of CPython, of torch's makers of Python objects or of operator new
 // fail. The object is used as it was built: its relocations are pointed at the stubs below. x86-64.
 #include <Python.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The differential fuzzer: ``python -m tools.fuzz`` runs random programs on stock torch and on torch_ext.
 
 A file per step of a program's way:

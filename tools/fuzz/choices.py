@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Tables to choose from: rows of a weight, the facility that is used, and the code that uses it."""
 
 import string

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Runs the text of a program on both implementations and compares."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Draws custom Functions.
 
 Kinds of places in the code: {p} a parameter of forward, {n} any of the names there, {o} an output,

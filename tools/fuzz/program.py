@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """A program as data, and as the text of a file that can be run."""
 
 from dataclasses import dataclass

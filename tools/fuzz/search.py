@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Programs by their number, and the smallest one with a difference."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Draws what a program does.
 
 Kinds of places in the code: {x} a tensor, the latest ones first, {leaf} one of the program's inputs, {leaves} all of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Processes that run programs by their numbers, and may crash or hang."""
 
 import contextlib

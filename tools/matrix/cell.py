@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """One cell of the matrix: a release of torch on a release of Python."""
 
 from __future__ import annotations

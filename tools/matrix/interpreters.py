@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Finding a Python interpreter by its version."""
 
 from __future__ import annotations

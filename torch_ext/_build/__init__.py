@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """How the extension is compiled and found.
 
 ===============  ==============================================================

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What the extension is compiled from, with which flags, and for which releases.
 
 ``setup.py`` runs this file by its path, so it imports nothing of the package.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Finds the compiled extension, or has it compiled, and loads it as ``torch_ext._C``."""
 from __future__ import annotations
 

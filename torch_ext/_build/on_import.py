@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Compiles the extension on first import and keeps the result.
 
 For each build the cache folder holds ``NAME.so``, the compiler's output in

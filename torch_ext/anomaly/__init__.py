@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Anomaly mode with the stack captured as it is, and read when somebody asks.
 
 Each node of the graph, torch's own included, remembers where forward made it at a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a report is made of: names, numbers and source lines, which keep no graph alive."""
 
 from dataclasses import dataclass

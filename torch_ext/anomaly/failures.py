@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What C++ calls when a node's backward fails in anomaly mode.
 
 A failure comes in two steps. At the node, :func:`record` notes what the node tells. As the exception leaves backward,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What a graph tells of a backward that failed in it: the way there, and where values stopped being finite.
 
 Only looks: no hook runs, no saved tensor is unpacked by user code, nothing is added to the graph.

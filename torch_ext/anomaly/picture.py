@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The graph around a failing node as a picture, drawn by Graphviz."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """What is known of a backward that failed in anomaly mode: as notes on its exception, and as data."""
 
 import dataclasses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Text of the stacks that anomaly mode has captured."""
 
 import linecache

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Wrong uses, each a function of an implementation, with a name. ``python -m wrong_uses`` runs them.
 
 Each returns what came of it, or raises. A case is run on stock torch in one process and on torch_ext in another, and

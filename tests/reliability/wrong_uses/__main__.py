@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """``python -m wrong_uses stock|ours|installed`` runs the cases that stdin names, and writes their outcomes, as JSON."""
 
 import contextlib

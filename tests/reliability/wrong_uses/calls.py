@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """apply() with arguments that don't fit, and forward, backward and jvp that return what they should not."""
 
 import torch

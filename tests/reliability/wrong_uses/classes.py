@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Function classes with odd attributes, and classes that are changed while a call of theirs runs."""
 
 import gc

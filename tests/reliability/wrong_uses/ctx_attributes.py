@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Every attribute of ctx and grad_fn set to values of every kind, and deleted: in forward, before and in backward."""
 
 from . import ODD_VALUES, case, leaf, make_function, run

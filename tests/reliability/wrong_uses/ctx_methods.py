@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Every method of ctx and grad_fn called with values of every kind, and with too few and too many."""
 
 from . import ODD_VALUES, case, leaf, make_function

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Hooks that can't be called, that return what they should not, that raise and that change other hooks."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Objects made, copied, pickled and reached in ways that nobody should."""
 
 import contextlib

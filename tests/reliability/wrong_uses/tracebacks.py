@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """The stack of a node in anomaly mode used as no list should be."""
 
 import sys
