@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Every difference between torch and Python releases lives here; no other file
 // asks for a version. Supporting another release means adding to this file.
 #pragma once

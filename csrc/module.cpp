@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // torch_ext._C: what Python can call, and nothing else.
 #include <anomaly/anomaly_engine.h>
 #include <anomaly/lazy_traceback.h>

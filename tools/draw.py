@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 """Draws the pictures of the documentation: ``python -m tools.draw`` makes docs/NAME.svg of each docs/NAME.dot.
 
 Needs Graphviz. docs/find_nan.svg is not one of them: examples/find_nan.py writes it.

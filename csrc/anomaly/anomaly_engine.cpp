@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/anomaly_engine.h>
 
 #include <compat.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Who makes the anomaly metadata of the graph's nodes.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/lazy_traceback.h>
 
 #include <anomaly/python_modules.h>
@@ -213,7 +214,7 @@ PyMethodDef lazy_methods[] = {
      frames,
      METH_NOARGS,
      PyDoc_STR(
-         "frames()\n--\n\n"
+         "frames($self, /)\n--\n\n"
          "The stack as a list of (file, line, function, source line), "
          "outermost first.")},
     {"__reversed__", reversed, METH_NOARGS, nullptr},

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A Python stack that is captured as code positions and made into text when it
 // is read.
 #pragma once

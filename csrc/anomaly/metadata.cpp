@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a node remembers in anomaly mode: where it was made, and by which
 // backward.
 #include <anomaly/metadata.h>

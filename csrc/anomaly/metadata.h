@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What a node remembers in anomaly mode. The class is torch's
 // PyAnomalyMetadata, whose members metadata.cpp defines.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The modules of torch_ext that C++ calls.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/reporting_engine.h>
 
 #include <anomaly/python_modules.h>

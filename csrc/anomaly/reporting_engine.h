@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // torch.autograd.Variable._execution_engine, with a report on failures.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <hooks/hook_dict.h>
 
 #include <compat.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What the four hook classes share. Each stands for a dict of Python hooks, in
 // the order of registration, that Python adds to and removes from.
 #pragma once

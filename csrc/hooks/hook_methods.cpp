@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The functions behind torch_ext.hooks.
 #include <hooks/register.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Hooks on a node that run after it (Node.register_hook): the gradients that it
 // returned, and those that it was called with.
 #include <hooks/hook_dict.h>

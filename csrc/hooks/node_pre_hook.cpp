@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Hooks on a node that run before it (Node.register_prehook): all gradients
 // that it is about to be called with.
 #include <hooks/hook_dict.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Hooks on a leaf that run once its .grad is there
 // (Tensor.register_post_accumulate_grad_hook).
 #include <hooks/hook_dict.h>

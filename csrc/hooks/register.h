@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Registering hooks on any tensor and any node. They share one dict, and so one
 // order, with those that torch's own methods register.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Hooks on a tensor (Tensor.register_hook): its gradient, before the node that
 // it flows into.
 #include <hooks/hook_dict.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Calling Python without building a tuple of arguments.
 #pragma once
 

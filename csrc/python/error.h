@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Python exceptions on their way through C++.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The GIL, for code that the engine calls with or without it.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Python objects that live as long as the process.
 #pragma once
 

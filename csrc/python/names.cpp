@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <python/names.h>
 
 #include <python/error.h>

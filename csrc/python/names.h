@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The attribute names that are looked up on every call, interned once.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <python/gil.h>
 #include <python/ref.h>
 #include <tracer/infer.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <tracer/infer.h>
 
 #include <compat.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Python values as TorchScript's.
 //
 // torch has two ways to find the type of a value, which disagree (a dtype is an

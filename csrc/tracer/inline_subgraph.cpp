@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <tracer/inline_subgraph.h>
 
 #include <compat.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The nodes that a traced Function's forward recorded, kept for ONNX.
 #pragma once
 

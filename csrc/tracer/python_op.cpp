@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <tracer/python_op.h>
 
 #include <python/error.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The node of a traced graph that calls Python.
 #pragma once
 

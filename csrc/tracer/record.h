@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A custom Function's call in the graph that torch.jit.trace records.
 #pragma once
 

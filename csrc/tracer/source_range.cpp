@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Where in the Python code a node of a traced graph comes from.
 #include <compat.h>
 #include <python/error.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <tracer/trace_arguments.h>
 
 #include <compat.h>

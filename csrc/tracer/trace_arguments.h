@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The arguments of tracing by hand, as Python gives them.
 #pragma once
 

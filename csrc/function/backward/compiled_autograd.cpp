@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // PyNode as compiled autograd sees it: what makes two nodes the same, and the
 // backward that is recorded in place of being run.
 #include <function/ctx/ctx.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // PyNode: the graph node of a custom Function, and its way through backward.
 #include <function/backward/user_backward.h>
 #include <function/ctx/ctx.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <function/backward/user_backward.h>
 
 #include <compat.h>

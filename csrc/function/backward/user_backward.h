@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The user's backward (or vjp), found without running torch's Python apply.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The attributes of ctx and grad_fn.
 #include <function/ctx/ctx.h>
 #include <function/ctx/guarded.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Birth and death of ctx.
 #include <function/ctx/ctx.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The Python object behind ctx and grad_fn.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <function/ctx/gc.h>
 
 #include <function/ctx/saved.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What Python's garbage collector sees of a ctx and the node that it owns.
 //
 // A cycle can go through a saved tensor: the ctx owns the node, the node saves

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Methods and attributes of ctx that other threads may be using too.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The methods of ctx and grad_fn that are not Python's own (FunctionCtx has the
 // rest).
 #include <function/ctx/ctx.h>

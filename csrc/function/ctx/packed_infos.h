@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What backward may have to know of the tensors of a call.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <function/ctx/saved.h>
 
 #include <python/error.h>

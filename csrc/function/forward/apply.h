@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Function.apply: a custom Function's forward call.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The Python object that stands in a class as Function.apply.
 #pragma once
 

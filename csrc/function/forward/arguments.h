@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The arguments of a call of apply(), as forward will get them.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // cls._backward_cls: torch_ext's class in the place of torch's.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What apply() needs to know of a Function class.
 #pragma once
 

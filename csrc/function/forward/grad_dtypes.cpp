@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <function/forward/grad_dtypes.h>
 
 #include <python/error.h>

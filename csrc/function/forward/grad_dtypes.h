@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The dtypes in which backward wants its gradients (ctx.set_output_grad_dtype).
 #pragma once
 

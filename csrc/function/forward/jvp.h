@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Forward-mode AD: the user's jvp.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <function/forward/marks.h>
 
 #include <python/error.h>

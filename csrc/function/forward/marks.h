@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The tensors that ctx was told about: ctx.mark_dirty() and the like.
 #pragma once
 

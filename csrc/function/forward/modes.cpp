@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <function/forward/modes.h>
 
 #include <ATen/FuncTorchTLS.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // The transforms of torch.func, as far as a call has to know of them.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 #include <function/forward/moved_leaves.h>
 
 #include <ATen/EmptyTensor.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // Leaves that a call takes from the edge of the graph into its middle.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // What forward returned, made part of the graph.
 #pragma once
 

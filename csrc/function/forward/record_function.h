@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: BSD-3-Clause
 // A call of apply() as the profiler and other observers see it.
 #pragma once
 
