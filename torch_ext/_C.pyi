@@ -14,8 +14,8 @@ torch_version: str
 class Ctx(torch._C._FunctionBase):
     """The ctx of a Function's call, and the grad_fn of what it returned.
 
-    Instances are made by ``apply``, of a subclass that is also a subclass of the
-    ``BackwardCFunction`` that torch made for the Function.
+    ``apply`` creates them, of a subclass that is also a subclass of the
+    ``BackwardCFunction`` that torch created for the Function.
     """
 
     to_save: tuple[Any, ...] | None
@@ -40,7 +40,7 @@ class Ctx(torch._C._FunctionBase):
     def _input_metadata(self) -> tuple[Any, ...]: ...
     @property
     def requires_grad(self) -> bool: ...
-    # These two can be set and not read.
+    # These two can be set, but not read.
     materialize_grads: bool
     _is_pure_view: bool
     def name(self) -> str: ...
@@ -53,10 +53,10 @@ class Ctx(torch._C._FunctionBase):
     def _get_compiled_autograd_symints(self) -> tuple[int | torch.SymInt, ...]: ...
 
 output_grad_dtypes: Any
-"""ctx.output_grad_dtypes, for a torch whose ctx has none: a descriptor."""
+"""A descriptor: ctx.output_grad_dtypes for a torch whose ctx has none."""
 
 apply: classmethod[Any, ..., Any]
-"""What stands in a class as ``apply``: of the kind that torch's own is, a classmethod of Python or of C."""
+"""What stands in a class as ``apply``: a classmethod of Python or of C, as torch's own."""
 
 def call(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
     """Calls the custom Function without a Python frame for the call itself."""
@@ -68,16 +68,16 @@ def set_framed_apply(function: Callable[..., Any], get_callback: Callable[[], An
     """
 
 def give_backports(cls: type[torch.autograd.Function], of_ctx: dict[str, Any], /) -> None:
-    """Lets the subclasses of ``cls`` have what newer releases of torch have."""
+    """Gives the subclasses of ``cls`` what newer releases of torch have, and their ctx the attributes ``of_ctx``."""
 
 def classes_with_ctx_type() -> list[type[torch.autograd.Function]]:
     """The Function classes whose ``_backward_cls`` is torch_ext's subclass of it."""
 
 def tensor_hooks(tensor: torch.Tensor, /) -> dict[int, Callable[..., Any]]:
-    """The tensor's ``_backward_hooks``, made and attached on first use."""
+    """The tensor's ``_backward_hooks``, created and attached on first use."""
 
 def post_accumulate_grad_hooks(tensor: torch.Tensor, /) -> dict[int, Callable[..., Any]]:
-    """The leaf's ``_post_accumulate_grad_hooks``, made and attached on first use."""
+    """The leaf's ``_post_accumulate_grad_hooks``, created and attached on first use."""
 
 def register_prehook(node: torch.autograd.graph.Node, hook: Callable[..., Any], /) -> torch.utils.hooks.RemovableHandle:
     """``node.register_prehook(hook)``, run by torch_ext if it is the first."""
@@ -95,7 +95,7 @@ class LazyTraceback(list[str]):
         """The stack as a list of (file, line, function, source line), outermost first."""
 
 def use_our_anomaly_metadata(ours: bool, /) -> bool:
-    """Whether nodes get torch_ext's metadata in anomaly mode from now on; returns what held before."""
+    """Decides whether nodes get torch_ext's metadata in anomaly mode from now on. Returns what held before."""
 
 def make_reporting_engine(engine: Any, /) -> Any:
     """An engine like torch's ``engine`` that reports on a backward that fails in anomaly mode."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A drop-in for ``torch.autograd.Function``, rebuilt outside PyTorch.
 
-``torch_ext.install()`` runs every custom Function of the process on it;
-``torch_ext.Function`` is the base class for those that should use it alone.
+``torch_ext.install()`` makes every custom Function of the process run on it;
+``torch_ext.Function`` is the base class for a Function that should do so alone.
 """
 
 from ._build.loader import load

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the Python part of torch_ext knows of torch's inside: differences between releases, and private names.
+"""What the Python part of torch_ext knows of torch's internals: differences between releases, and private names.
 
 The C++ part has its own, in ``csrc/compat.h``.
 """
@@ -24,13 +24,14 @@ def set_output_grad_dtype(self: Any, *dtypes: torch.dtype | None) -> None:
     """Declares the dtype in which backward gets the gradient of each output.
 
     Call it at most once, in ``forward`` or ``setup_context``, with a value for
-    each output: a dtype, which the engine converts the gradient to, or None, and
-    the gradient comes as it is. For an output that is no differentiable tensor
-    only None is valid. Without a call each gradient comes in its output's dtype.
+    each output: a dtype, which the engine converts the gradient to, or None, which
+    leaves the gradient as it comes. For an output that is not a differentiable
+    tensor only None is valid. Without a call each gradient comes in its output's
+    dtype.
 
     Raises:
-        RuntimeError: called a second time; ``apply`` raises it if what was
-            declared doesn't fit the outputs.
+        RuntimeError: it is called a second time. ``apply`` raises it if the dtypes
+            don't fit the outputs.
     """
     if self.output_grad_dtypes is not None:
         raise RuntimeError("set_output_grad_dtype can only be called once")
@@ -47,7 +48,7 @@ def input_grad_buffers(self: FunctionCtx) -> NoReturn:
 
 
 def apply_to_gradients(self: Any, *gradients: Any) -> Any:
-    """What ``grad_fn.apply(*gradients)`` does: one list for backward if ``boxed_grads_call`` asks for that."""
+    """Calls backward, as ``grad_fn.apply(*gradients)`` does: with one list if ``boxed_grads_call`` asks for that."""
     # A class that has become another's has no such attribute; torch itself asks for none here.
     if getattr(self._forward_cls, "boxed_grads_call", False):
         gradients = (list(gradients),)
@@ -69,7 +70,7 @@ def ctx_backports() -> dict[str, object]:
 
 
 def give_backports(cls: type[torch.autograd.Function]) -> None:
-    """Makes ``cls`` and its subclasses have what the newest torch's Function has."""
+    """Gives ``cls`` and its subclasses what the newest torch's Function has."""
     if not hasattr(torch.autograd.Function, "boxed_grads_call"):
         cls.boxed_grads_call = False
     _C.give_backports(cls, ctx_backports())
@@ -97,7 +98,7 @@ def has_node(grad_fn: torch.autograd.graph.Node) -> bool:
 
 
 def function_of(attribute: object) -> object:
-    """The function behind an ``apply`` as it stands in a class: a classmethod, or what C has for one."""
+    """The function behind an ``apply`` as it stands in a class: a classmethod of Python or of C."""
     return getattr(attribute, "__func__", attribute)
 
 
@@ -107,7 +108,7 @@ def apply_of(cls: type) -> object:
 
 
 def set_apply(cls: Any, apply: object) -> None:
-    """Makes ``apply`` stand in ``cls``."""
+    """Puts ``apply`` into ``cls``, in which a type checker expects a method."""
     cls.apply = apply
 
 
@@ -139,7 +140,7 @@ get_eval_frame_callback = eval_frame.get_eval_frame_callback
 
 
 def pass_over_frame(code: CodeType) -> None:
-    """Makes torch.compile leave frames that run ``code`` alone, but not the frames that they call."""
+    """Makes torch.compile pass over frames that run ``code``, but not over those that they call."""
     action = eval_frame._FrameAction
     eval_frame.set_code_exec_strategy(code, eval_frame._FrameExecStrategy(action.SKIP, action.DEFAULT))
 
@@ -162,7 +163,7 @@ def strided_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def saved_tensors(node: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """What ``node`` has saved, or accumulates into, with names; not what only a user's hook could unpack."""
+    """The tensors that ``node`` has saved or accumulates into, with names; without those that a user's hook unpacks."""
     if hasattr(type(node), "variable"):
         yield "variable", node.variable
     attributes = dir(type(node))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A Python frame for a Function's call, as torch's own ``apply`` has one, for those who look at frames.
+"""A Python frame for a Function's call, as torch's own ``apply`` has one, for whoever looks at frames.
 
 torch.jit.trace names the values of a graph by the variables of the frame that calls torch, and notes the whole stack as
-the place of each node. torch.compile passes over the frame and looks at those it calls: what is disabled for one frame
-alone, as by ``torch.compiler.disable(MyFn.apply, recursive=False)``, would otherwise be disabled for forward's.
+the place of each node. torch.compile passes over the frame and looks at those that it calls. Otherwise what is disabled
+for one frame alone, as by ``torch.compiler.disable(MyFn.apply, recursive=False)``, would be disabled for forward's.
 """
 
 import bisect
@@ -29,7 +29,7 @@ def _line_of_call(code: CodeType) -> int:
 
 
 def _stand_in_place_of(code: CodeType) -> None:
-    """Give our frame the file, function and line that torch's has there."""
+    """Gives our frame the file, function and line of torch's, whose code is ``code``."""
     ours = apply.__code__
     apply.__code__ = ours.replace(
         co_filename=code.co_filename,

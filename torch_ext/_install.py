@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Putting torch_ext in the place of what torch has, and taking it back."""
+"""Puts torch_ext in the place of what torch has, and takes it back."""
 
 import contextlib
 import threading
@@ -34,7 +34,7 @@ def install() -> None:
     global _torch_apply
     with _lock:
         if _torch_apply is None:
-            # What can fail comes first: then nothing has changed.
+            # What can fail comes first, while nothing has changed.
             anomaly.follow_install(True)
             theirs = torch.autograd.Function.__dict__["apply"]
             _compat.set_apply(torch.autograd.Function, _C.apply)
@@ -44,8 +44,8 @@ def install() -> None:
 def uninstall() -> None:
     """Takes back what :func:`install` did.
 
-    ``torch.autograd.Function`` has the very ``apply`` that it had. Nodes made
-    before run on. Does nothing if torch_ext isn't installed. Thread safe.
+    ``torch.autograd.Function`` has the very ``apply`` that it had. Existing
+    nodes stay valid. Does nothing if torch_ext isn't installed. Thread safe.
     """
     global _torch_apply
     with _lock:
@@ -89,7 +89,7 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
         ``cls``.
 
     Raises:
-        TypeError: ``cls`` is no such class, or is ``torch.autograd.Function``
+        TypeError: ``cls`` is not such a class, or is ``torch.autograd.Function``
             itself (which :func:`install` is for), or has an ``apply`` of its own.
     """
     if not (isinstance(cls, type) and issubclass(cls, torch.autograd.Function)):
@@ -106,7 +106,7 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
         if function is not ours and function is not _compat.function_of(theirs):
             raise TypeError(
                 f"{cls.__qualname__} has an apply of its own, which accelerate() "
-                "would hide; accelerate the class whose apply that calls instead"
+                "would hide; accelerate the class whose apply it calls instead"
             )
         # Also while install() is in force, since it may be taken back.
         if _compat.function_of(vars(cls).get("apply")) is not ours:
@@ -115,7 +115,7 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
 
 
 def _restore_backward_classes() -> None:
-    """Gives each Function that no longer runs on torch_ext the backward class back that torch created for it."""
+    """Gives each Function that no longer runs on torch_ext the backward class that torch created for it."""
     for cls in _C.classes_with_ctx_type():
         if _compat.apply_of(cls) is not _compat.function_of(_C.apply):
             ours = _compat.backward_class(cls)

@@ -13,10 +13,10 @@ class Function(torch.autograd.Function):
     documentation holds for it word for word: ``forward`` and ``setup_context``,
     ``backward`` or ``vjp``, ``jvp``, ``vmap``. It differs in ``apply`` alone.
 
-    On an older torch it has some of what newer ones have, as they have it: keyword
-    arguments to ``apply``, ``boxed_grads_call`` (both in torch from 2.13 on) and
-    ``ctx.set_output_grad_dtype`` (2.14). ``ctx.input_grad_buffers`` needs torch
-    2.15; before, reading it raises AttributeError.
+    On an older torch it also has some of what newer releases have: keyword
+    arguments to ``apply`` and ``boxed_grads_call`` (in torch from 2.13 on), and
+    ``ctx.set_output_grad_dtype`` (from 2.14 on). ``ctx.input_grad_buffers`` needs
+    torch 2.15: before, reading it raises AttributeError.
     """
 
     apply = _C.apply

@@ -3,9 +3,9 @@
 
 Each function does what torch's method of the same purpose does, for any tensor
 and any node: torch's own nodes, those of stock Functions and of torch_ext's.
-Hooks registered here and by torch's methods share one order, that of
-registration, and :func:`torch.autograd.graph.register_multi_grad_hook` and the
-like work with both. Only the way from the engine to the hook is shorter.
+Hooks registered here and by torch's methods run in the order in which they were
+registered, and :func:`torch.autograd.graph.register_multi_grad_hook` and the like
+work with both. Only the way from the engine to the hook is shorter.
 
 A hook costs least if torch_ext was the first to register on the tensor or node:
 hooks that come later join the same dict, whoever registers them.
@@ -31,7 +31,7 @@ _Grads = tuple[torch.Tensor | None, ...]
 
 
 def register_tensor_hook(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
-    """Has ``fn(grad)`` called each time a gradient of ``tensor`` is computed.
+    """Registers ``fn(grad)``, to be called each time a gradient of ``tensor`` is computed.
 
     As :meth:`torch.Tensor.register_hook`.
 
@@ -56,7 +56,7 @@ def register_tensor_hook(tensor: torch.Tensor, fn: Callable[[torch.Tensor], torc
 
 
 def register_post_accumulate_grad_hook(tensor: torch.Tensor, fn: Callable[[torch.Tensor], None]) -> RemovableHandle:
-    """Has ``fn(tensor)`` called each time ``tensor.grad`` has been accumulated.
+    """Registers ``fn(tensor)``, to be called each time ``tensor.grad`` has been accumulated.
 
     As :meth:`torch.Tensor.register_post_accumulate_grad_hook`.
 
@@ -79,7 +79,7 @@ def register_post_accumulate_grad_hook(tensor: torch.Tensor, fn: Callable[[torch
 
 
 def register_node_prehook(node: torch.autograd.graph.Node, fn: Callable[[_Grads], _Grads | None]) -> RemovableHandle:
-    """Has ``fn(grad_outputs)`` called each time before ``node`` runs.
+    """Registers ``fn(grad_outputs)``, to be called each time before ``node`` runs.
 
     As :meth:`torch.autograd.graph.Node.register_prehook`.
 
@@ -101,7 +101,7 @@ def register_node_prehook(node: torch.autograd.graph.Node, fn: Callable[[_Grads]
 def register_node_posthook(
     node: torch.autograd.graph.Node, fn: Callable[[_Grads, _Grads], _Grads | None]
 ) -> RemovableHandle:
-    """Has ``fn(grad_inputs, grad_outputs)`` called each time ``node`` has run.
+    """Registers ``fn(grad_inputs, grad_outputs)``, to be called each time ``node`` has run.
 
     As :meth:`torch.autograd.graph.Node.register_hook`.
 

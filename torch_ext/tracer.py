@@ -6,7 +6,7 @@ is traced becomes a node ``prim::PythonOp`` of the graph, as with torch, whether
 exporter or this module traces.
 """
 
-# In C++ all through: the source that a node notes is the caller's, without frames of this module.
+# All of it is C++: no frame of this module gets into the source that a node notes, the caller's.
 from ._C import (
     create_graph_by_tracing,
     create_graph_by_tracing_with_dict,

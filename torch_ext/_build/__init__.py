@@ -4,6 +4,6 @@
 ===============  ==============================================================
 ``config``       what it is compiled from, with which flags, for which releases
 ``on_import``    compiles it on first import and keeps the result
-``loader``       takes the one that is there, or has it compiled, and loads it
+``loader``       finds it, or has it compiled, and loads it
 ===============  ==============================================================
 """

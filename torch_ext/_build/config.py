@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the extension is compiled from, with which flags, and for which releases.
 
-``setup.py`` runs this file by its path, so it imports nothing of the package.
+``setup.py`` runs this file by its path, so it imports nothing from the package.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -23,8 +24,8 @@ MINIMUM_PYTHON = (3, 10)
 #: csrc reads CPython's own structures, which change with each release.
 NEWEST_PYTHON = (3, 14)
 
-#: NDEBUG as in torch's own wheels: it decides what the inline functions of the
-#: headers do, and both ways of building have to agree.
+#: NDEBUG as in torch's own wheels: the inline functions of its headers depend on
+#: it, and have to be the same in both.
 COMPILE_FLAGS = [
     "-std=c++20",
     "-O2",
@@ -41,12 +42,12 @@ INSTALL_COMMAND = "pip install --no-build-isolation --no-deps --force-reinstall 
 
 
 def compile_flags() -> list[str]:
-    """COMPILE_FLAGS, and after them what the environment variable TORCH_EXT_CFLAGS asks for (a sanitizer, say)."""
+    """COMPILE_FLAGS, then those in the environment variable TORCH_EXT_CFLAGS (for a sanitizer, say)."""
     return COMPILE_FLAGS + shlex.split(os.environ.get("TORCH_EXT_CFLAGS", ""))
 
 
 def system_headers() -> list[str]:
-    """The flags by which torch's and Python's headers are found, as system headers: their warnings are no errors."""
+    """The flags for torch's and Python's headers, as system headers: a warning in one of them is no error."""
     from torch.utils.cpp_extension import include_paths
 
     return [f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))]
@@ -66,7 +67,7 @@ def check_environment() -> None:
         oldest, newest = (".".join(map(str, release)) for release in (MINIMUM_PYTHON, NEWEST_PYTHON))
         raise ImportError(
             f"torch_ext supports Python {oldest} to {newest}, and this is {platform.python_version()}. "
-            f"Make an environment with a supported one: python{newest} -m venv .venv"
+            f"Create an environment with a supported one: python{newest} -m venv .venv"
         )
     check_torch(torch_version())
 
@@ -103,10 +104,10 @@ def find_csrc() -> Path | None:
 
 
 def unity_sources(csrc: Path, folder: Path) -> list[str]:
-    """The files to compile: those in ``csrc`` itself, and one in ``folder`` for each folder of it.
+    """The files to compile: those in ``csrc`` itself, and one in ``folder`` for each of its folders.
 
     Such a file includes all .cpp files of its folder, since parsing torch's headers takes longer than compiling
-    these. It is written only when that changes its text, so that ninja compiles nothing again without need.
+    these. It is written only if its text changes, so that ninja compiles nothing again without need.
     """
     texts: dict[Path, str] = {}
     for path in sorted(csrc.rglob("*/*.cpp")):
@@ -123,7 +124,7 @@ def unity_sources(csrc: Path, folder: Path) -> list[str]:
 
 
 def source_digest(csrc: Path) -> str:
-    """Changes with every change of a source, a header or a flag."""
+    """A digest of all sources, headers and flags."""
     digest = hashlib.sha256("\0".join(compile_flags()).encode())
     for path in sorted(csrc.rglob("*")):
         if path.suffix in (".cpp", ".h"):
@@ -136,13 +137,13 @@ def source_digest(csrc: Path) -> str:
 def check_cpp_library(extension: Path) -> None:
     """Raises ImportError if ``extension`` doesn't use the C++ library that torch uses.
 
-    A compiler may link a copy of the library into what it makes. Streams and locales of two copies in one process get
+    A compiler may link a copy of its own into the extension. In a process with two copies, streams and locales get
     mixed up, and the first error message ends the process.
     """
     if b"libstdc++.so.6" not in extension.read_bytes():
         raise ImportError(
-            "torch_ext has to use the C++ library of torch, libstdc++.so.6, and the compiler has linked another one, or "
-            f"a copy of it, into {extension.name}. Name a compiler in CXX that links libstdc++ dynamically, such as "
+            "torch_ext has to use the C++ library of torch, libstdc++.so.6, and the compiler has linked another one, "
+            f"or a copy of it, into {extension.name}. Set CXX to a compiler that links libstdc++ dynamically, such as "
             "CXX=/usr/bin/g++, and leave -static-libstdc++ and -stdlib=libc++ out of its flags."
         )
 
@@ -151,7 +152,7 @@ def path_with_ninja() -> str | None:
     """A PATH on which ninja is found; None if it is not installed.
 
     The ninja package puts its program beside the interpreter, which is on PATH
-    only if the environment was activated.
+    only if the environment is activated.
     """
     path = os.environ.get("PATH", os.defpath)
     if shutil.which("ninja"):
@@ -164,18 +165,18 @@ def path_with_ninja() -> str | None:
 
 
 def stamp_path(extension: Path) -> Path:
-    """Where the note of what ``extension`` was built for stands."""
+    """The file that says what ``extension`` was built for."""
     return extension.with_suffix(".json")
 
 
 def write_stamp(extension: Path, csrc: Path) -> None:
-    """Notes beside ``extension`` which torch and which sources it was built for."""
+    """Writes beside ``extension`` which torch and which sources it was built for."""
     stamp = {"torch": torch_version(), "sources": source_digest(csrc)}
     stamp_path(extension).write_text(json.dumps(stamp) + "\n")
 
 
 def read_stamp(extension: Path) -> dict[str, str]:
-    """What :func:`write_stamp` noted; empty if there is no note."""
+    """What :func:`write_stamp` wrote; empty if it wrote nothing."""
     try:
         stamp: dict[str, str] = json.loads(stamp_path(extension).read_text())
     except FileNotFoundError:

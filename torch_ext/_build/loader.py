@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Finds the compiled extension, or has it compiled, and loads it as ``torch_ext._C``."""
+
 from __future__ import annotations
 
 import ctypes
@@ -24,13 +25,13 @@ _lock = threading.Lock()
 def load(verbose: bool = False) -> ModuleType:
     """Loads the extension and returns its module; importing ``torch_ext`` does this by itself.
 
-    The extension that an installation built is taken if there is one. In a
+    Takes the extension that an installation built, if there is one. In a
     checkout without one, or with one older than ``csrc/``, it is compiled for
     the installed torch and kept for the next time.
 
     Args:
-        verbose: shows the compiler's whole output on stderr: as it comes, or as
-            it was if the extension is already there. The environment variable
+        verbose: shows the compiler's whole output on stderr, also if the
+            extension is already compiled. The environment variable
             ``TORCH_EXT_VERBOSE=1`` does the same for an import.
 
     Raises:
@@ -91,14 +92,15 @@ def _nothing_built() -> str:
     others = sorted(path.name for path in _PACKAGE_FOLDER.glob("_C.*.so"))
     return (
         f"torch_ext has no extension for this Python ({sysconfig.get_config_var('SOABI')}) in {_PACKAGE_FOLDER}, "
-        f"only {', '.join(others) or 'none at all'}, and no sources to build one from. "
+        f"where there is {', '.join(others) or 'none at all'}, and no sources to build one from. "
         f"Install it with this Python, in a checkout of torch_ext: {config.INSTALL_COMMAND}"
     )
 
 
 def _load_from(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(_NAME, path)
-    assert spec is not None and spec.loader is not None  # .so is a suffix that Python knows
+    assert spec is not None  # .so is a suffix that Python knows
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules[_NAME] = module

@@ -4,8 +4,9 @@
 For each build the cache folder holds ``NAME.so``, the compiler's output in
 ``NAME.log``, ``NAME.lock``, and while it is being built ``NAME.build-*/``. NAME
 says for which torch, Python ABI, sources, flags and compiler the build is. All
-of it is the user's alone: what another could have changed is not loaded.
+of it belongs to the user: what another could have changed is not loaded.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -29,7 +30,7 @@ from typing import NamedTuple
 from . import config
 
 # torch's load() counts the builds of a process and renames the module after the
-# first, so that a failed build could not be repeated: each gets a process of its own.
+# first, so a failed build could not be repeated: each build gets a process of its own.
 _COMPILE = """
 import json, sys
 arguments = json.load(sys.stdin)
@@ -70,7 +71,7 @@ def build(csrc: Path, verbose: bool) -> Path:
     name = f"torch{config.torch_version()}-{abi}-{config.source_digest(csrc)[:16]}"
     compiler = find_compiler()
     if compiler is None:
-        # Only compiling takes a compiler: what another one built will do.
+        # Only compiling needs one. An extension that any compiler built will do.
         for extension in sorted(cache.glob(f"{glob.escape(name)}-*.so")):
             return _trusted(extension)
         raise ImportError(_no_compiler())
@@ -85,13 +86,13 @@ def build(csrc: Path, verbose: bool) -> Path:
         except OSError as error:
             raise ImportError(
                 f"torch_ext cannot build in {cache}: {error}. "
-                "Name a folder that can be written to in the environment variable TORCH_EXT_CACHE."
+                "Set the environment variable TORCH_EXT_CACHE to a folder that can be written to."
             ) from error
     return _trusted(extension)
 
 
 def _trusted(extension: Path) -> Path:
-    """``extension``. Raises ImportError if another user could have put something else there."""
+    """Returns ``extension``. Raises ImportError if another user could have put something else there."""
     _check_ours(extension.parent)
     _check_ours(extension)
     return extension
@@ -107,7 +108,7 @@ def _check_ours(path: Path) -> None:
         return
     raise ImportError(
         f"torch_ext loads only what nobody else can change, and {path} {reason}. "
-        "Remove it, or name a folder of your own in the environment variable TORCH_EXT_CACHE."
+        "Remove it, or set the environment variable TORCH_EXT_CACHE to a folder of your own."
     )
 
 
@@ -128,14 +129,14 @@ def _no_compiler() -> str:
     sought = f"CXX={os.environ['CXX']}" if "CXX" in os.environ else "c++"
     return (
         f"torch_ext has to be compiled, and no C++ compiler was found: {sought} is not on PATH. "
-        "It needs g++ or clang++ with C++20. Install one (apt-get install g++), or name yours in CXX, "
+        "It needs g++ or clang++ with C++20. Install one (apt-get install g++), or set CXX to yours, "
         "and import torch_ext again."
     )
 
 
 @contextlib.contextmanager
 def _one_at_a_time(extension: Path) -> Iterator[None]:
-    """Holds the build's lock. The system takes it from a process that dies."""
+    """Holds the build's lock, which the system releases if the process dies."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(extension.with_suffix(".lock"), mode=0o600)
@@ -151,7 +152,7 @@ def _one_at_a_time(extension: Path) -> Iterator[None]:
 
 
 def _compile(csrc: Path, extension: Path, compiler: Compiler, verbose: bool) -> None:
-    """Makes ``extension`` appear, whole. The caller holds its lock."""
+    """Compiles ``extension``, which appears when it is complete. The caller holds its lock."""
     path = config.path_with_ninja()
     if path is None:
         raise ImportError("torch_ext has to be compiled, and ninja was not found. Install it: pip install ninja")
@@ -178,43 +179,46 @@ def _compile(csrc: Path, extension: Path, compiler: Compiler, verbose: bool) -> 
 
 
 def _remove_killed_builds(extension: Path) -> None:
-    """With the lock held, a build folder can only be what a killed process left, torch's own lock file in it."""
+    """Removes the folders of killed builds, torch's own lock included. The caller holds ours: no build is running."""
     for folder in extension.parent.glob(f"{glob.escape(extension.stem)}.build-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: Path, verbose: bool) -> bool:
-    """Compiles into ``folder``, writing what is said to ``log``. Whether ``folder/_C.so`` is good."""
+    """Compiles into ``folder``, and all output goes to ``log``. Returns whether ``folder/_C.so`` is good."""
     sources = config.unity_sources(csrc, folder)
     for made in folder.iterdir():
-        made.chmod(0o600)  # as all that the compiler makes
+        made.chmod(0o600)  # as everything that the compiler writes
     arguments = {
         "name": "_C",
         "sources": sources,
         "extra_cflags": config.compile_flags(),
         "extra_include_paths": [str(csrc)],
         "build_directory": str(folder),
-        # Opens the library, so that one with an undefined symbol fails here, without running its module.
+        # torch opens the library, so that an undefined symbol fails here, and doesn't create its module.
         "is_python_module": False,
         "verbose": True,
         "sys_path": [os.path.abspath(entry) for entry in sys.path],
     }
-    with open(log, "wb", opener=_private) as file, subprocess.Popen(
-        [sys.executable, "-c", _COMPILE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=folder,  # not the user's, whose files could stand before the standard library's
-        env={**os.environ, "CXX": compiler.path, "PATH": path, "LC_ALL": "C.UTF-8"},
-        umask=0o077,
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None  # pipes
-        process.stdin.write(json.dumps(arguments).encode())
-        process.stdin.close()
-        for line in process.stdout:
-            file.write(line)
-            if verbose:
-                _say(line.decode(errors="replace"))
+    # The loader has to compile on an older Python too, to say that it is too old: no parentheses around items of with.
+    with open(log, "wb", opener=_private) as file:  # noqa: SIM117
+        with subprocess.Popen(
+            [sys.executable, "-c", _COMPILE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,  # not the user's, whose files could hide those of the standard library
+            env={**os.environ, "CXX": compiler.path, "PATH": path, "LC_ALL": "C.UTF-8"},
+            umask=0o077,
+        ) as process:
+            assert process.stdin is not None  # pipes
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(arguments).encode())
+            process.stdin.close()
+            for line in process.stdout:
+                file.write(line)
+                if verbose:
+                    _say(line.decode(errors="replace"))
     return process.returncode == 0
 
 

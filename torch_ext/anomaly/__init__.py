@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Anomaly mode with the stack captured as it is, and read when somebody asks.
+"""Anomaly mode that captures the stack as it is, and turns it into text when somebody reads it.
 
-Each node of the graph, torch's own included, remembers where forward made it at a
-fraction of the cost that torch's mode has, and a backward that fails carries a report.
+Each node of the graph, torch's own included, remembers where forward created it, at a
+fraction of what torch's mode costs, and there is a report on a backward that fails.
 """
 
 import threading
@@ -12,7 +12,7 @@ import torch
 
 from .. import _C, _compat
 
-# C++ needs these two in the middle of a failure: they are loaded before.
+# C++ needs these two in the middle of a failure, so they are loaded before.
 from . import failures, traceback  # noqa: F401
 from .report import last_report
 
@@ -36,7 +36,7 @@ class _Switch:
             installed = self.installed if installed is None else installed
             mode = self.mode if mode is None else mode
             on = installed or mode
-            # What can fail comes first (it makes an engine, once): then nothing has changed.
+            # What can fail comes first, while nothing has changed: the first call creates an engine.
             _C.use_our_anomaly_metadata(on)
             _compat.set_engine(_reporting_engine if on else _torch_engine)
             self.installed, self.mode = installed, mode
@@ -63,7 +63,7 @@ def _turn(mode: bool, check_nan: bool) -> None:
 class set_detect_anomaly:
     """Turns anomaly mode on or off, as :class:`torch.autograd.set_detect_anomaly` does.
 
-    Acts at once, when it is made; as a context manager it also takes that back at the end.
+    Acts at once, when it is created; as a context manager it also takes that back at the end.
     The mode is the whole process's.
 
     Args:

@@ -16,9 +16,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class Origin:
-    """A node's name and the forward call that made it, outermost frame first.
+    """A node's name and the forward call that created it, outermost frame first.
 
-    There are no frames if the node was made outside anomaly mode.
+    There are no frames if the node was created outside anomaly mode.
     """
 
     name: str
@@ -27,10 +27,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Birth(Origin):
-    """The first node known to have produced (or, of its inputs, saved) values that are not finite.
+    """The first node known to have produced values that are not finite, or to have saved such an input.
 
     Args:
-        produced: whether it produced them; if not, it was given them from outside of the graph.
+        produced: whether it produced them; if not, they came from outside the graph.
         tensor: where they were seen.
         nans, infs: how many values of that tensor are NaN and infinite.
     """
@@ -46,8 +46,8 @@ class Neighbour:
     """A node near the failing one.
 
     Args:
-        name: of the node.
-        place: the innermost frame outside torch of the forward call that made it, if known.
+        name: the node's name.
+        place: the innermost frame outside torch of the forward call that created it, if known.
         failing: whether it is the failing node.
         born: whether it is where values were first not finite.
     """
@@ -69,12 +69,12 @@ class Edge:
 
 @dataclass(frozen=True)
 class Failure:
-    """What the failing node itself tells.
+    """What is known at the failing node itself.
 
     Args:
         origin: the node.
-        parents: in double backward the node whose backward made it, then that one's, and so on.
-        thread: the one that its backward ran on.
+        parents: in double backward the node whose backward created it, then that one's, and so on.
+        thread: the thread that its backward ran on.
     """
 
     origin: Origin

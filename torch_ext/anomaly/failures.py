@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What C++ calls when a node's backward fails in anomaly mode.
 
-A failure comes in two steps. At the node, :func:`record` notes what the node tells. As the exception leaves backward,
-:func:`finish` finds the node in the graph and completes the report.
+A failure is handled in two steps. At the node, :func:`record` notes what is known there. As the exception leaves
+backward, :func:`finish` finds the node in the graph and completes the report.
 """
 
 import logging
@@ -20,31 +20,31 @@ _log = logging.getLogger(__name__)
 
 # By the id of the node's metadata, from the failure to the exception's way out of backward: an id holds no graph.
 _unfinished: dict[int, Failure] = {}
-_lock = threading.RLock()  # a finaliser may fail a backward while it is held
-# One a thread is the rule. A backward that C++ code started ends out of sight, and its failure stays.
+_lock = threading.RLock()  # a backward may fail in a finaliser that runs while the lock is held
+# There is one for each thread at most, as a rule; but if C++ code called backward, nobody sees its end.
 _MOST_UNFINISHED = 16
 
 
 def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) -> None:
-    """Note that a node's backward has failed.
+    """Notes that a node's backward has failed.
 
     Args:
-        metadata: the node's.
+        metadata: the node's metadata.
         node_name: its name.
-        exc: what the backward raised, which is given its notes; None if the engine has yet to raise.
+        exc: what the backward raised, which gets its notes here; None if the engine has yet to raise.
     """
     failure = Failure(Origin(node_name, frames_of(metadata)), parents_of(metadata), threading.get_ident())
     with _lock:
         _unfinished[id(metadata)] = failure
         while len(_unfinished) > _MOST_UNFINISHED:
             del _unfinished[next(iter(_unfinished))]
-    # What C++ code has raised may still be the text that an exception is to be made of.
+    # An exception from C++ code may not exist yet, only its text.
     if isinstance(exc, BaseException):
         report.attach_notes(exc, failure)
 
 
 def finish(exc: BaseException, roots: tuple[torch.Tensor | GradientEdge, ...]) -> None:
-    """Complete the report as ``exc`` leaves the backward that was called on ``roots``. Raises nothing."""
+    """Completes the report as ``exc`` leaves the backward that was called on ``roots``. Raises nothing."""
     try:
         graph = reachable(roots)
         node, failure = _take_failure(graph)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a graph tells of a backward that failed in it: the way there, and where values stopped being finite.
+"""What a graph tells about a backward that failed in it: the way there, and where values stopped being finite.
 
-Only looks: no hook runs, no saved tensor is unpacked by user code, nothing is added to the graph.
+Only looks: no hook runs, no user code unpacks a saved tensor, nothing is added to the graph.
 """
 
 import os
@@ -21,7 +21,7 @@ _ENTRY = re.compile(
     r'^ *File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)\n(?: {4,}(?P<source>.*))?', re.MULTILINE
 )
 
-# A picture of more says less.
+# A larger picture says less.
 _PICTURE_DISTANCE = 3
 _PICTURE_NODES = 24
 
@@ -45,7 +45,7 @@ def next_nodes(node: Node) -> list[Node]:
 
 
 def frames_of(metadata: dict[str, Any]) -> tuple[Frame, ...]:
-    """The forward call that made the node of this metadata, outermost frame first."""
+    """The forward call that created the node with this metadata, outermost frame first."""
     stack = metadata.get("traceback_", ())
     if hasattr(stack, "frames"):
         return tuple(Frame(*frame) for frame in stack.frames())
@@ -57,7 +57,7 @@ def frames_of(metadata: dict[str, Any]) -> tuple[Frame, ...]:
 
 
 def parents_of(metadata: dict[str, Any]) -> tuple[Origin, ...]:
-    """The node whose backward made the node of this metadata, then that one's, and so on."""
+    """The node whose backward created the node with this metadata, then that one's, and so on."""
     parents = []
     parent = metadata.get("parent_")
     while parent is not None and _compat.has_node(parent):
@@ -71,13 +71,13 @@ def _place_of(node: Node) -> Frame | None:
     return next((frame for frame in reversed(frames) if not frame.file.startswith(_TORCH)), None)
 
 
-# --- The way to it, and what is around it ---------------------------------------------------------
+# --- The way to a node, and what is around it ---------------------------------------------------------
 
 
 def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node | None]:
     """The nodes that a backward from ``roots`` can run, nearest first, each with the node it is reached from.
 
-    The wrappers of C++ nodes have their identity only while somebody holds them; the dict does.
+    A C++ node gets a new wrapper each time unless somebody holds one; the dict does.
     """
     came_from: dict[Node, Node | None] = {}
     for root in roots:
@@ -95,10 +95,10 @@ def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node
 
 
 def _node_of(root: torch.Tensor) -> Node | None:
-    # Not by get_gradient_edge(), which makes a node: the next one would get another sequence number.
+    # get_gradient_edge() would create a node, and the sequence number of the next one would be another.
     try:
         return _C.node_of_root(root)
-    except (RuntimeError, TypeError):  # a view that may have no grad_fn any more; no tensor
+    except (RuntimeError, TypeError):  # a view that can't have a grad_fn any more; not a tensor
         return None
 
 
@@ -186,7 +186,7 @@ def first_non_finite(path: list[Node], roots: tuple[torch.Tensor | GradientEdge,
 
 
 def _forward_order(last: Node) -> list[Node]:
-    """``last`` and all it was computed from, inputs first."""
+    """``last`` and everything that it was computed from, inputs first."""
     order: list[Node] = []
     seen = {last}
     stack = [(last, iter(next_nodes(last)))]
@@ -206,7 +206,7 @@ def _forward_order(last: Node) -> list[Node]:
 def _evidence(node: Node, tensor: torch.Tensor, label: str) -> Evidence | None:
     nans, infs = _count_non_finite(tensor)
     producer = _producer_of(tensor)
-    # Infinities in a constant are there on purpose: it is a mask.
+    # Infinities in a constant are there on purpose, as in a mask.
     if nans == 0 and (infs == 0 or not tensor.requires_grad):
         return None
     return Evidence(node if producer is None else producer, producer is not None, label, nans, infs)
@@ -215,7 +215,7 @@ def _evidence(node: Node, tensor: torch.Tensor, label: str) -> Evidence | None:
 def _producer_of(tensor: torch.Tensor) -> Node | None:
     try:
         return tensor.grad_fn
-    except (AttributeError, RuntimeError):  # of a subclass that has none; a view that may have none any more
+    except (AttributeError, RuntimeError):  # a subclass that has none; a view that can't have one any more
         return None
 
 

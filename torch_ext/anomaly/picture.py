@@ -15,7 +15,7 @@ _BAD_EDGE = 'color="#D55E00" fontcolor="#D55E00" penwidth=2'
 
 
 def draw(dot: str, path: str | os.PathLike[str]) -> None:
-    """Write the picture of a graph in Graphviz's language to ``path``: see :meth:`Report.draw`."""
+    """Writes the picture of a graph in Graphviz's language to ``path``: see :meth:`Report.draw`."""
     path = Path(path)
     source = dot.encode()
     if path.suffix in (".dot", ".gv"):

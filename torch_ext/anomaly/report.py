@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is known of a backward that failed in anomaly mode: as notes on its exception, and as data."""
+"""What is known about a backward that failed in anomaly mode: as notes on its exception, and as data."""
 
 import dataclasses
 import json
@@ -21,16 +21,16 @@ _INVALID = re.compile(r"^Function .* returned an invalid gradient at index (\d+)
 
 @dataclass(frozen=True)
 class Report:
-    """A backward that failed in anomaly mode. Names, numbers and source lines: it keeps no graph alive.
+    """A backward that failed in anomaly mode: names, numbers and source lines, which keep no graph alive.
 
     Args:
         node_name: the node that failed; if its backward ran a backward of its own, the node in that.
         found: "nan", or "exception" for everything else that is raised.
         output_index: which of the node's gradients is NaN or invalid, counted from 0; None if something else failed.
         error: type and text of the exception.
-        frames: the forward call that made the node, outermost first; none if it was made outside anomaly mode.
-        parents: in double backward the node whose backward made the failing one, then that one's, and so on.
-        enclosing: the nodes whose backward ran the backward that failed (as of a checkpoint), innermost first.
+        frames: the forward call that created the node, outermost first; none if it was created outside anomaly mode.
+        parents: in double backward the node whose backward created the failing one, then that one's, and so on.
+        enclosing: the nodes whose backward ran the backward that failed (as a checkpoint does), innermost first.
         path: names of the nodes from what backward was called on to the failing one; empty if no path is known.
         born: the first node in forward whose values are known not to be finite; looked for if ``found`` is "nan".
         neighbours, edges: the graph around the node.
@@ -53,11 +53,11 @@ class Report:
         return json.dumps(dataclasses.asdict(self), indent=indent)
 
     def draw(self, path: str | os.PathLike[str]) -> None:
-        """Write a picture of the graph around the failing node, which is marked.
+        """Writes a picture of the graph around the failing node, which is marked.
 
         Args:
             path: the file to write; its suffix names the format, one that Graphviz knows (.svg, .png, .pdf ...).
-                With .dot or .gv the graph is written in Graphviz's language, for which it need not be installed.
+                With .dot or .gv the graph is written in Graphviz's language, and it need not be installed.
 
         Raises:
             RuntimeError: Graphviz is not installed.
@@ -76,7 +76,7 @@ def last_report() -> Report | None:
     return _last
 
 
-# --- Completing it --------------------------------------------------------------------------------
+# --- Completing a report --------------------------------------------------------------------------------
 
 
 def complete(
@@ -86,14 +86,14 @@ def complete(
     graph: dict[Node, Node | None],
     roots: tuple[torch.Tensor | GradientEdge, ...],
 ) -> None:
-    """Report on ``failure`` as ``exc``, which is given its notes, leaves the backward that was called on ``roots``.
+    """Reports on ``failure`` as ``exc``, which gets its notes, leaves the backward that was called on ``roots``.
 
-    ``node`` is the failing one in ``graph``, what a backward from the roots can run; None if it isn't in it.
+    ``graph`` has what a backward from the roots can run; ``node`` is the failing one, None if it isn't there.
     """
     global _last
     attach_notes(exc, failure)
     inner = vars(exc).get("_torch_ext_report")
-    if inner is not None:  # exc comes from a backward within the node's own
+    if inner is not None:  # exc comes from a backward that the node's own ran
         report = dataclasses.replace(inner, enclosing=(*inner.enclosing, failure.origin))
     else:
         report = _describe(failure, exc)
@@ -124,7 +124,7 @@ def _locate(
     graph: dict[Node, Node | None],
     roots: tuple[torch.Tensor | GradientEdge, ...],
 ) -> Report:
-    """``report`` with what the graph tells."""
+    """``report``, completed from the graph."""
     path = path_to(node, graph)
     seen = first_non_finite(path, roots) if report.found == "nan" else None
     born, birthplace = None, None
@@ -146,7 +146,7 @@ def _locate(
 
 
 def attach_notes(exc: BaseException, failure: Failure) -> None:
-    """Add notes to ``exc`` that say where the failing node and each of its parents were made."""
+    """Adds notes to ``exc`` that say where the failing node and each of its parents were created."""
     child = failure.origin
     notes = [_note(child, "whose backward failed")]
     for parent in failure.parents:
@@ -175,9 +175,9 @@ def _text(frames: tuple[Frame, ...]) -> str:
 
 
 def _attach(exc: BaseException, notes: list[str]) -> None:
-    """Add notes that ``exc`` does not have yet.
+    """Adds notes that ``exc`` does not have yet.
 
-    Not by add_note: Python 3.10 has none, and some exceptions forbid attributes to be set.
+    Not by add_note: Python 3.10 has none, and some exceptions don't let attributes be set.
     """
     present = vars(exc).setdefault("__notes__", [])
     present.extend(note for note in notes if note not in present)

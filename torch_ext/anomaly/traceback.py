@@ -21,7 +21,7 @@ def _source_line(position: tuple[str, int, str]) -> str:
     linecache.checkcache(file)
     text = linecache.getline(file, line)
     if not text:
-        # A file that only its module's loader can read, in a zip archive say.
+        # Only the module's loader can read the file, in a zip archive for example.
         for module in list(sys.modules.values()):
             if getattr(module, "__file__", None) == file:
                 text = linecache.getline(file, line, module.__dict__)
