@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_config():
-    """torch_ext/_build/config.py by its path: what it says is needed before csrc compiles."""
+    """torch_ext/_build/config.py by its path, since the package can't be imported before csrc compiles."""
     spec = importlib.util.spec_from_file_location("config", ROOT / "torch_ext" / "_build" / "config.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

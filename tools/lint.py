@@ -20,18 +20,18 @@ CSRC = ROOT / "csrc"
 
 
 def run(*arguments):
-    """What a program writes, and its exit status."""
+    """What a program wrote, and its exit status."""
     done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True)
     return done.stdout, done.returncode
 
 
 def module(name, *arguments):
-    """A part that is a module of Python's."""
+    """A part that runs a Python module."""
     return lambda: run(sys.executable, "-m", name, *arguments)
 
 
 def script(name):
-    """The path of a program of this environment, whether or not that is activated."""
+    """The path of a program in this environment, which need not be activated."""
     return os.path.join(sysconfig.get_path("scripts"), name)
 
 

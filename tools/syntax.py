@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Compiles each file of csrc alone and makes nothing: python -m tools.syntax [FILE_OR_FOLDER ...]
+"""Compiles each file of csrc alone and writes nothing: python -m tools.syntax [FILE_OR_FOLDER ...]
 
-A build compiles all files of a folder as one, and so hides what one of them has forgotten to include. Several are
-compiled at a time, up to the first that fails.
+A build compiles all files of a folder as one, and so hides what one of them forgets to include. Several are compiled
+at a time, up to the first that fails.
 """
 
 import os
@@ -30,7 +30,7 @@ def check(entry):
 
 
 def show_progress(text):
-    """Puts ``text`` in the place of what it showed before, if somebody watches."""
+    """Replaces what it showed before by ``text``, on a terminal."""
     if sys.stdout.isatty():
         print(f"\r\033[K{text}", end="", flush=True)
 
@@ -44,7 +44,7 @@ def main(paths):
             if each.result().returncode != 0:
                 break
             show_progress(f"{number}/{len(entries)} {os.path.relpath(checks[each]['file'])}")
-        pool.shutdown(cancel_futures=True)  # what has begun comes to its end
+        pool.shutdown(cancel_futures=True)  # what is running ends first
     show_progress("")
     failed = [each.result() for each in checks if not each.cancelled() and each.result().returncode != 0]
     for done in failed:

@@ -77,10 +77,10 @@ def main(arguments=None):
     options = parse_options(arguments)
     torch.set_num_threads(options.threads)
     rows = [row for row in ROWS if row.name in options.rows]
-    # What the goals were set for is the CPU.
+    # The goals were set for the CPU.
     goals = goals_for(torch.__version__) if options.device.type == "cpu" else {}
 
-    # Progress goes to stderr, so that stdout holds the outcome and nothing else.
+    # Progress goes to stderr, so that stdout has nothing but the outcome.
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("measuring", total=options.rounds)
         results = measure(

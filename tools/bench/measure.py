@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How it is timed: short blocks of calls, taken in turns, in random order, in one process.
+"""How calls are timed: in short blocks, in random order, in one process.
 
-In each round every row's two probes are timed once and give one ratio. What the machine does to a
-round it does to both sides of the ratio; a disturbed round is one among many, and the median does
-not see it. On the CPU the clock is the process's CPU time, which stands still while another process
-runs; on a GPU it is the time of day, read when the GPU has done all that it was given.
+In each round every row's two probes are timed once and give one ratio. Whatever else the machine
+does in that round affects both sides of the ratio; a disturbed round is one of many, and the median
+doesn't show it. On the CPU the clock is the process's CPU time, which stands still while another
+process runs; on a GPU it is the time of day, read when the GPU has finished all its work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Result:
     """A measured row; times are medians over the rounds, in microseconds.
 
     Args:
-        reference: time of the reference (its overhead, where the probe has a floor).
+        reference: time of the reference (its overhead, if the probe has a floor).
         ours: the same for torch_ext.
         ratio: median over the rounds of ours to reference.
         quartiles: lower and upper quartile of that ratio.
@@ -74,7 +74,7 @@ class Timed:
     """A probe, cut into its blocks."""
 
     def __init__(self, make, device):
-        with device:  # where the probe's tensors are made
+        with device:  # the probe creates its tensors there
             probe = make()
         clock = clock_of(device)
         self.units = probe.units
@@ -91,9 +91,9 @@ class Timed:
 
 
 def length(pair, seconds):
-    """Return the number of calls in a block: one for a whole row, so that neither side gains.
+    """Return the number of calls in a block: the same for both sides of a row, so that neither gains.
 
-    Getting there warms both sides up.
+    Finding it warms both sides up.
     """
     number = 1
     while min(timed.call.run(number) for timed in pair) < seconds:
@@ -112,7 +112,7 @@ def measure(rows, rounds, seconds, on_round=lambda: None, device=torch.device("c
         device: where the rows' tensors are.
 
     Raises:
-        RuntimeError: torch_ext is installed, so that there is no stock torch to compare with.
+        RuntimeError: torch_ext is installed, so there is no stock torch to compare with.
     """
     if torch_ext.is_installed():
         raise RuntimeError("torch_ext is installed: call torch_ext.uninstall() before measuring")
@@ -134,6 +134,6 @@ def measure(rows, rounds, seconds, on_round=lambda: None, device=torch.device("c
 
 
 def seconds_per_call(block, number):
-    """Time a block after a quarter of the calls to forget the block before."""
+    """Time a block, after a quarter of its calls that make the machine forget the block before."""
     block.run(number // 4 + 1)
     return block.run(number) / number

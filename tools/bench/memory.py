@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What anomaly mode keeps in memory for each node of the graph.
 
-Counted is what Python allocates (tracemalloc): torch's lists of strings, our code positions, the
-dicts they are in. The graph's own memory is C++'s and the same in all modes.
+What counts is what Python allocates (tracemalloc): torch's lists of strings, our code positions, and
+the dicts with them. The graph's own memory is allocated by C++, and is the same in all modes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODES = {
 
 
 def bytes_per_node(set_detect_anomaly, depth):
-    """Return the bytes that a mode keeps for each node made under ``depth`` more Python frames."""
+    """Return the bytes that a mode keeps for each node created under ``depth`` more Python frames."""
 
     def allocated():
         gc.collect()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The outcome for people (a table) and for machines (JSON)."""
+"""The outcome, as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch_ext
 
 
 def machine(device=torch.device("cpu")):
-    """Describe what the figures hold for."""
+    """Describe the machine and the releases that the figures are for."""
     return {
         "cpu": cpu_name(),
         "device": device_name(device),
@@ -27,7 +27,7 @@ def machine(device=torch.device("cpu")):
 
 
 def cpu_name():
-    info = Path("/proc/cpuinfo")  # elsewhere than on Linux, what Python knows has to do
+    info = Path("/proc/cpuinfo")  # on Linux; elsewhere Python's own answer has to do
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
@@ -82,7 +82,7 @@ def to_table(rows, results, goals):
 
 
 def to_memory_table(memory):
-    """Return the table of what :func:`memory.measure_memory` gives."""
+    """Return a table of what :func:`memory.measure_memory` returned."""
     table = Table(title="Anomaly mode: memory by node of the graph (bytes, by tracemalloc)")
     table.add_column("stack")
     for mode in next(iter(memory.values())):
@@ -93,7 +93,7 @@ def to_memory_table(memory):
 
 
 def to_json(rows, results, goals, settings, memory=None, device=torch.device("cpu")):
-    """Return the outcome as a JSON value; times are in microseconds, memory in bytes by node."""
+    """Return the outcome as a JSON value; times are in microseconds, memory in bytes per node."""
     met = verdicts(results, goals)
     return {
         "machine": machine(device),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is measured: each row sets one probe on torch_ext against one on a reference.
+"""What is measured: each row compares a probe on torch_ext with one on a reference.
 
-A Function is written once over a base class and made for both bases, so that nothing but the base
-differs. To add a row, write a function that makes its probe and put a ``Row`` into ``ROWS``.
+A Function is written once over a base class and created for both bases, so nothing but the base
+differs. To add a row, write a function that creates its probe, and put a ``Row`` into ``ROWS``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 import torch_ext
 
 CHAIN = 50  # nodes in a chain
-SIZE = 4  # elements of a tensor: small, for the cost of a call and not of arithmetic
+SIZE = 4  # elements of a tensor: few, to time the call and not arithmetic
 
 
 DEPTH = 60  # Python frames above a training step that is called from deep within a program
@@ -40,20 +40,20 @@ class Probe:
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison: ``reference`` and ``ours`` (what is measured) each make a fresh probe.
+    """A comparison: ``reference`` and ``ours`` (what is measured) each create a fresh probe.
 
-    A probe makes its tensors when it is made, on torch's default device.
+    A probe creates its tensors when it is created, on torch's default device.
     """
 
     name: str
     title: str
     reference: Callable[[], Probe]
     ours: Callable[[], Probe]
-    is_step: bool = False  # of a training, for which steps a second are shown as well
+    is_step: bool = False  # of training: steps per second are shown as well
 
 
 class NoContext:
-    """Stands in for ctx where forward is called directly."""
+    """Stands in for ctx in direct calls of forward."""
 
     def save_for_backward(self, *tensors):
         pass
@@ -127,7 +127,7 @@ def setup_context(base):
 
 
 def chain(step):
-    """Forward and backward through CHAIN nodes, each made by ``step``."""
+    """Forward and backward through CHAIN nodes, each created by ``step``."""
     start, grad = torch.ones(SIZE, requires_grad=True), torch.ones(SIZE)
 
     def call():
@@ -239,7 +239,7 @@ def make_blocks():
 def at_depth(depth, call):
     """``call()``, with ``depth`` more Python frames on the stack.
 
-    Of two functions in turns: tracebacks shorten the recursion of one.
+    They are of two functions in turn, since tracebacks shorten the recursion of one.
     """
     return call() if depth == 0 else _one_deeper(depth - 1, call)
 

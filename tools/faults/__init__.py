@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Fault injection: the n-th call that the extension makes of CPython, torch or ``operator new`` fails.
+"""Fault injection: the n-th call of the extension to CPython, torch or ``operator new`` fails.
 
-The extension is the one that users load, unchanged: a small library, compiled here, redirects its calls, nobody else's.
+The extension is the one that users load, unchanged: a small library, compiled here, redirects its calls only.
 On x86-64 with a C++ compiler::
 
     faults = Faults()
@@ -21,7 +21,7 @@ from types import SimpleNamespace
 
 import torch_ext
 
-#: CPython's functions that cannot fail, or whose failure is not to be told from an answer.
+#: CPython's functions that can't fail, or whose failure looks like an answer.
 CANNOT_FAIL = re.compile(
     r"_?Py(Err_|Eval_|GILState_|ThreadState_|Thread_|InterpreterState_|Exc_|Exception_)|.*_(Type|FalseStruct|NoneStruct|"
     r"NotImplementedStruct|TrueStruct)$|Py(BaseObject|Bool_FromLong|Callable_Check|Code_Addr2Line|Dict_Next|Frame_|Mem_Free|Object_ClearWeak"
@@ -29,17 +29,17 @@ CANNOT_FAIL = re.compile(
     r"|_Py(Object_GetDictPtr|Type_Lookup|_Dealloc|ThreadState_UncheckedGet)|Py_IsInitialized|PyODict_Type|_PyObject_New$"
     r"|PyCapsule_GetContext|PyCapsule_GetName"
 )
-#: The end of a call that Python 3.10 has inline: it takes over the result, which would be lost.
+#: The end of a call, which Python 3.10 has inline: it takes over the result, so its failure would leak that.
 ENDS_CALL = "_Py_CheckFunctionResult"
-#: What fails with something else than null: -1, or 0 for a status.
+#: What reports a failure by an integer, not by null.
 INTEGER = re.compile(
     r".*(Contains|SetItem|SetItemString|SetSlice|Append|IsTrue|RichCompareBool|IsInstance|AsSsize_t|AsUnsignedLongLong"
     r"|_Size|SetAttrString|Hash|Set_Add|AddFunctions|AddObjectRef|AddStringConstant|Type_Ready|AsStringAndSize"
     r"|SetContext|SetDestructor)$"
 )
-#: Allocators set no exception: who calls them does.
+#: Allocators set no exception: their callers do.
 SILENT = re.compile(r"PyMem_")
-#: torch's functions that make Python objects.
+#: torch's functions that create Python objects.
 TORCH = re.compile(r"_Z15THPVariable_Wrap|_Z13THPDevice_New|functionToPyObject")
 
 
@@ -53,7 +53,7 @@ def symbols(library):
 
 
 class Faults:
-    """Redirects the calls of ``torch_ext._C`` for the rest of the process. Nothing fails outside of :meth:`at`."""
+    """Redirects the calls of ``torch_ext._C`` for the rest of the process. Nothing fails outside :meth:`at`."""
 
     def __init__(self):
         library = torch_ext._C.__file__
@@ -69,7 +69,7 @@ class Faults:
 
     @contextlib.contextmanager
     def at(self, n, but=()):
-        """Makes the ``n``-th call in the block fail, not counting those of the functions whose names are in ``but``."""
+        """Makes the ``n``-th call in the block fail. Functions whose names are in ``but`` are not counted."""
         self._exempt[:] = [name in but for name in self._names]
         fault = SimpleNamespace(failed=None)
         self._library.faults_start(ctypes.c_long(n))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Makes the n-th call that one shared object makes of CPython, of torch's makers of Python objects or of operator new
-// fail. The object is used as it was built: its relocations are pointed at the stubs below. x86-64.
+// Makes the n-th call of one shared object fail, of those to CPython, to torch's functions that create Python objects and
+// to operator new. The object is used as it was built: its relocations are pointed at the stubs below. x86-64.
 #include <Python.h>
 
 #include <dlfcn.h>
@@ -26,7 +26,7 @@ extern "C" {
 
 void* faults_real[FAULTS_COUNT];
 
-// Those that never fail; the last is operator new.
+// Which of them never fail; the last is operator new.
 bool faults_exempt[FAULTS_COUNT + 1];
 
 static bool is_due(long i, const char* name) {
@@ -89,7 +89,7 @@ namespace {
   reinterpret_cast<void*>(faults_stub_##i),
 void* const stubs[] = {SYMBOLS(STUB_ADDRESS)};
 
-/// What `name` is replaced by, null where it stays.
+/// What replaces `name`; null if nothing does.
 void* replacement(const char* name, void* real) {
   if (std::strcmp(name, "_Znwm") == 0) {
     real_new = reinterpret_cast<void* (*)(size_t)>(real);
@@ -119,7 +119,7 @@ void write_slot(void** slot, void* value) {
 
 extern "C" {
 
-/// Points the relocations of the loaded library at the stubs. How many; -1 where it is not loaded.
+/// Points the relocations of the loaded library at the stubs. Returns how many; -1 if it isn't loaded.
 int faults_install(const char* path) {
   void* handle = dlopen(path, RTLD_NOLOAD | RTLD_NOW);
   link_map* map = nullptr;
@@ -176,14 +176,14 @@ int faults_install(const char* path) {
   return installed;
 }
 
-/// The n-th call from now on fails.
+/// Makes the n-th call from now on fail.
 void faults_start(long n) {
   count = 0;
   failed = nullptr;
   target = n;
 }
 
-/// The function whose call failed, null where none did.
+/// The function whose call failed; null if none did.
 const char* faults_stop() {
   target = 0;
   return failed;

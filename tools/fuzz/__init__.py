@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The differential fuzzer: ``python -m tools.fuzz`` runs random programs on stock torch and on torch_ext.
 
-A file per step of a program's way:
+A file for each step of a program's way:
 
 ==================  ==========================================================
 ``choices``         tables to choose from, by facility
@@ -9,13 +9,13 @@ A file per step of a program's way:
 ``steps``           draws what a program does with them
 ``program``         a program as data, and as the text of a runnable file
 ``toolbox``         what that text calls
-``compare``         runs the text on both implementations, compares
+``compare``         runs the text on both implementations and compares them
 ``search``          programs by their number; the smallest one with a difference
-``workers``         processes that do so, and may crash
+``workers``         processes that run programs, and may crash
 ``report``          the table of facilities
 ==================  ==========================================================
 
-Running and comparing is the parity scenarios' own code (``tests/harness``), so the checkout is needed.
+Programs are run and compared by the code of the parity scenarios (``tests/harness``), so the checkout is needed.
 """
 
 import sys

@@ -48,7 +48,7 @@ def parse_options(arguments=None):
 
 
 def show_one(options, console):
-    """Print one program, run it in this process, and say how it ends."""
+    """Print one program, run it in this process, and print how it ended."""
     from .compare import Difference, prepare
     from .search import check, draw
 

@@ -13,7 +13,7 @@ _parse = string.Formatter().parse
 
 @dataclass(frozen=True)
 class Piece:
-    """Code with open places: which of the names that fit, is said by a number for each."""
+    """Code with open places, and for each place a number that chooses among the names that fit."""
 
     facility: str
     code: str
@@ -53,7 +53,7 @@ def _places(code):
 
 
 def some(draw, table, percents):
-    """One row after another, for as long as chance has it: percents of a first one, a second one ..."""
+    """One row after another while chance allows: ``percents`` has the chance of a first one, a second one ..."""
     pieces = []
     for percent in percents:
         if not chance(draw, percent):
@@ -66,7 +66,7 @@ _percent = st.integers(0, 99)
 
 
 def chance(draw, percent):
-    """True in so many cases of a hundred; shrinks to False."""
+    """True in ``percent`` of a hundred cases; shrinks to False."""
     return draw(_percent) >= 100 - percent
 
 

@@ -19,7 +19,7 @@ from harness.scenario import transcript
 
 from . import TESTS
 
-# The harness shows the lines of tracebacks that are in scenarios' files.
+# The harness shows those lines of a traceback that are in a scenario's file.
 FILE = str(TESTS / "parity" / "fuzzed_program.py")
 MODULE = "fuzzed_program"
 CPU = torch.device("cpu")
@@ -34,12 +34,12 @@ class Difference(AssertionError):
 
 @dataclass
 class Run:
-    """What is known of a program's run: each step's outcome on stock.
+    """What is known about a program's run.
 
     Attributes:
-        outcomes: each step's on stock, "returned" or the name of an exception.
-        stock_leaks: it left less alive on torch_ext than on stock.
-        unsteady: it differed, and not again: torch does some things on first use alone.
+        outcomes: the outcome of each step on stock, "returned" or the name of an exception.
+        stock_leaks: whether it left less alive on torch_ext than on stock.
+        unsteady: whether it differed only once: torch does some things on first use alone.
     """
 
     outcomes: list = field(default_factory=list)
@@ -48,7 +48,7 @@ class Run:
 
 
 def prepare():
-    """Once in a process: what torch loads on first use must not show in a program's first run."""
+    """Called once in a process, so that a program's first run doesn't show what torch loads on first use."""
     torch.set_num_threads(1)
     for name in _LATE:
         importlib.import_module(name)
@@ -56,7 +56,7 @@ def prepare():
         warnings.simplefilter("ignore")
         with torch.autograd.forward_ad.dual_level():
             torch.autograd.forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
-    # Nodes of other threads are told by their low numbers.
+    # Nodes of other threads are known by their low numbers.
     x = torch.zeros(1, requires_grad=True)
     for _ in range(1000):
         x + 1
@@ -64,14 +64,14 @@ def prepare():
 
 
 def freeze():
-    """Keep what is alive now out of the many collections to come."""
+    """Keep what is alive now out of the collections to come, which are many."""
     gc.collect()
     gc.freeze()
 
 
 def load(text):
     """The function ``program`` of a program's text."""
-    # What anomaly mode prints has the lines.
+    # Anomaly mode prints its lines.
     linecache.cache[FILE] = len(text), None, text.splitlines(keepends=True), FILE
     namespace = {"__name__": MODULE, "__file__": FILE}
     exec(compile(text, FILE, "exec"), namespace)
@@ -84,14 +84,14 @@ def compare(text, variant, phase=lambda name: None):
     Args:
         text: the program.
         variant: the name of the other implementation.
-        phase: told the name of the implementation before it runs, for those who look for crashes.
+        phase: called with the name of the implementation before that runs, to know it after a crash.
 
     Raises:
         Difference: they differ, both times.
     """
     with contextlib.suppress(Difference):
         return _compare_once(text, variant, phase)
-    # Not from within a handler, where the program's exceptions would get the difference as their context.
+    # Not in a handler, in which the program's exceptions would get the difference as their context.
     run = _compare_once(text, variant, phase)
     run.unsteady = True
     return run
@@ -99,7 +99,7 @@ def compare(text, variant, phase=lambda name: None):
 
 @contextlib.contextmanager
 def _no_collections_by_chance():
-    """What a collection frees is seen: a leaf whose old graph is gone gets a new node. Programs collect by a call."""
+    """A collection can be seen: a leaf whose old graph is freed gets a new node. So programs call the collector."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -159,12 +159,12 @@ def _placeless(lines):
 
 
 def _visible_anyway(lines):
-    """What is left on stock holds nodes of leaves: these keep what anomaly mode noted, and backward makes no others."""
+    """What is left on stock holds nodes of leaves: they keep what anomaly mode noted, and backward uses them again."""
     return [line for line in lines if not line.strip().startswith(("metadata:", "sequence_nr:"))]
 
 
 def _apart(lines):
-    """A transcript without its end, and what that says to be alive."""
+    """A transcript without its end, and what the end says is alive."""
     start = lines.index("alive at the end:")
     alive = Counter()
     for line in lines[start + 2 :]:

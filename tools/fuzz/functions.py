@@ -174,7 +174,7 @@ RESULTS = Table(
     (2, "detached input returned", "{p}.detach()"),
     (1, "Parameter returned", "torch.nn.Parameter(y)"),
     (1, "subclass returned", "y.as_subclass(Marked)"),
-    # Alone: stock torch reads freed memory for the gradients of the others if the call fails.
+    # On its own: if the call fails, stock torch reads freed memory for the gradients of the others.
     (2, "captured tensor returned", "{v}"),
 )
 

@@ -10,7 +10,7 @@ from .choices import Piece
 
 PARAMETERS = ("a", "b", "c")
 
-# What only torch_ext.Function has, and that torch from this release on has too.
+# What only torch_ext.Function has, up to the release of torch that has it too.
 BACKPORTED = {
     "boxed_grads_call": "2.13",
     "wrong class attribute": "2.13",
@@ -56,7 +56,7 @@ class {name}({base}):
 
 @dataclass(frozen=True)
 class Rule:
-    """A way back or forth: ``backward`` or ``jvp``."""
+    """A derivative: ``backward`` or ``jvp``."""
 
     name: Piece  # its method's name
     decorator: Piece
@@ -218,7 +218,7 @@ class Program:
         return "installed" if self.installed or unequal else "ours"
 
     def facilities(self):
-        """Those of each step, by its number; the inputs' are every step's."""
+        """The facilities of each step, by its number; those of the inputs belong to every step."""
         inputs = {piece.facility for piece in self.inputs if piece.facility}
         return [inputs | step.facilities(self.functions) for step in self.steps]
 

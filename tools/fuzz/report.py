@@ -12,7 +12,7 @@ def unused(report):
 
 
 def to_table(report):
-    """By facility: programs that use it, and the outcomes of their steps that do."""
+    """For each facility the programs that use it, and the outcomes of the steps that do."""
     table = Table(title=f"{report.programs} programs", width=120, caption="outcomes of the steps that use a facility")
     table.add_column("facility")
     table.add_column("programs", justify="right")
@@ -34,7 +34,7 @@ def to_table(report):
 
 
 def summary(report):
-    """What is to be said besides, in lines."""
+    """The lines below the table."""
     lines = [f"{report.programs} programs, {len(report.found)} with a difference"]
     if report.stock_leaks:
         lines.append(f"{report.stock_leaks} programs left something alive on stock torch and not on torch_ext")

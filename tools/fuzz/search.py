@@ -36,19 +36,19 @@ class Found:
 
 
 def draw(seed, index):
-    """The program of that number."""
+    """The program with that number."""
     _drawn.clear()
     _draw.hypothesis.fuzz_one_input(_bytes(seed, index))
     return _drawn.pop()
 
 
 def check(program, phase=lambda name: None):
-    """Run a program on stock and on its variant; returns what is known of the run, or raises Difference."""
+    """Run a program on stock and on its variant. Returns what is known about the run, or raises Difference."""
     return compare(program.text(), program.variant, phase)
 
 
 def check_apart(program):
-    """The same in a process of its own, so that a crash is a difference like others. Returns nothing."""
+    """The same in a process of its own, so that a crash is a difference too. Returns nothing."""
     phases, to_phases = os.pipe()
     child = os.fork()
     if child == 0:
@@ -62,7 +62,7 @@ def check_apart(program):
 
 
 def _end_as(program, to_phases):
-    """In the child: run, say how far it came, and be gone."""
+    """In the child: run the program, write how far it gets, and exit."""
     faulthandler.disable()
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -74,14 +74,14 @@ def _end_as(program, to_phases):
 
 
 def smallest(seed, index, check=check, seconds=60):
-    """The smallest program found in so many seconds that fails as this one does, and how; None if it does not."""
+    """The smallest program found in so many seconds that fails as this one does, and how; None if it passes."""
     database = InMemoryExampleDatabase()
     failed = []
     end = time.monotonic() + seconds
 
     def fails(program):
         if time.monotonic() > end:
-            return  # nothing smaller is found any more, which ends the search
+            return  # finds nothing smaller any more, which ends the search
         try:
             check(program)
         except Exception as error:
@@ -104,7 +104,7 @@ def smallest(seed, index, check=check, seconds=60):
 
 
 def describe(error):
-    """The difference; or, for any other exception, which is an error of the fuzzer's own, its traceback."""
+    """The difference; the traceback of any other exception, which is an error in the fuzzer itself."""
     return str(error) if isinstance(error, Difference) else "".join(traceback.format_exception(error))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the text of a program calls."""
+"""What programs call."""
 
 import contextlib
 import copy
@@ -90,7 +90,7 @@ def attempt(s, label, call):
     outcomes = vars(s).setdefault("outcomes", [])
     try:
         result = call()
-        # An error of ours in looking at the result must not pass for one of the call.
+        # An error of ours while we look at the result must not be taken for an error of the call.
         outcomes.append("returned")
     except BaseException as error:
         outcomes.append(type(error).__name__)
@@ -103,7 +103,7 @@ def attempt(s, label, call):
 
 
 def _drop_notes(error):
-    """Forget what torch_ext adds to exceptions in anomaly mode, as documented."""
+    """Remove what torch_ext adds to exceptions in anomaly mode, as documented."""
     while error is not None:
         vars(error).pop("__notes__", None)
         error = error.__cause__ or error.__context__
@@ -132,7 +132,7 @@ def finish(s, *inputs):
 
 
 def pick(value, number=0):
-    """A tensor out of what a step gave; ones if there is none."""
+    """A tensor from what a step returned; ones if there is none."""
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
     return tensors[number % len(tensors)] if tensors else torch.ones(2, 3, requires_grad=True)
 
@@ -152,14 +152,14 @@ def mix(values):
 
 
 def product(a, b):
-    """The matrix product. Of a meta tensor and another torch makes one whose values nobody has written."""
+    """The matrix product. Torch leaves that of a meta tensor and another tensor uninitialised."""
     if a.device != b.device:
         raise ValueError("on two devices")
     return a @ b
 
 
 def fit(tensor, shape):
-    """The tensor made to have a shape."""
+    """The tensor, brought to a shape."""
     if tensor is None or shape is None:
         return None
     return tensor if tensor.shape == shape else tensor.sum().expand(shape)
@@ -267,14 +267,14 @@ def batched(outputs):
 
 
 def hooks_of(s):
-    """The ways to register hooks, torch's and torch_ext's in turns where both are there."""
+    """The ways to register hooks, torch's and torch_ext's in turn if both are there."""
     if "hooks" not in vars(s):
         s.hooks = registering.hooks_of(s)
     return s.hooks
 
 
 def node_of(value):
-    """A tensor's node, or a node itself. torch_ext's functions refuse None in other words than torch's methods."""
+    """A tensor's node, or a node itself. torch_ext's functions reject None in other words than torch's methods."""
     node = value.grad_fn if isinstance(value, torch.Tensor) else value
     if node is None:
         raise ValueError("there is no node")
@@ -293,14 +293,14 @@ def order(s, node):
 
 
 def weak_node(s, node):
-    """What the last weak reference to a node gives by now; makes another one."""
+    """What the last weak reference to a node returns by now; creates a new one."""
     last = getattr(s, "weak_node", lambda: None)()
     s.weak_node = weakref.ref(node)
     return last
 
 
 def hook(s, result=lambda *args: None):
-    """Records its arguments, and gives ``result`` of them."""
+    """A hook that records its arguments and returns ``result`` of them."""
 
     def called(*args):
         s.record("hook", args)
@@ -352,7 +352,7 @@ def packing(s, pack_raises=False, unpack_raises=False, unpacked=None, in_place=F
 
 @contextlib.contextmanager
 def anomaly(s, check_nan=True):
-    """The implementation's anomaly mode. Warnings are recorded without plumbing's frames, as is documented."""
+    """The implementation's anomaly mode. Warnings are recorded without frames of plumbing, as documented."""
     s.saw_anomaly_mode = True
     with printing(s), s.detect_anomaly(check_nan=check_nan):
         yield
@@ -378,7 +378,7 @@ def deterministic():
 
 
 def in_thread(call):
-    """What the call gives in a thread of its own."""
+    """What the call returns on a thread of its own."""
     outcome = []
 
     def run():

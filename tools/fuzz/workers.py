@@ -13,24 +13,24 @@ from multiprocessing.connection import wait
 
 from .search import Found, check, check_apart, describe, draw, smallest
 
-_BATCH = 100  # numbers a worker takes at a time
+_BATCH = 100  # how many numbers a worker takes at a time
 _PHASES = ("stock", "ours", "installed", "shrinking")
-_MOST_SHRUNK = 5  # by one worker: the next ones are shown as they are
+_MOST_SHRUNK = 5  # by one worker; the next ones are shown as they are
 _spawn = multiprocessing.get_context("spawn")
 
 
 @dataclass
 class Report:
-    """What came out of some numbers.
+    """What came of some numbers.
 
     Attributes:
         programs: how many ran.
-        facilities: by facility, how often each outcome was that of a step that uses it.
-        used: by facility, how many programs use it.
+        facilities: for each facility, how often a step that uses it had each outcome.
+        used: for each facility, how many programs use it.
         found: differences.
         stock_crashes: numbers of programs that stock torch did not survive.
         stock_leaks: how many programs left less alive on torch_ext than on stock.
-        unsteady: how many differed, and not when they ran again.
+        unsteady: how many differed, but not when they ran again.
     """
 
     programs: int = 0
@@ -63,7 +63,7 @@ class Report:
 
 
 def run_batch(seed, indices, doing=lambda index, phase: None, shrink=True):
-    """A Report on the programs of these numbers."""
+    """A Report on the programs with these numbers."""
     report = Report()
     for index in indices:
         doing(index, "stock")
@@ -73,7 +73,7 @@ def run_batch(seed, indices, doing=lambda index, phase: None, shrink=True):
             report.add(program, check(program, lambda phase, index=index: doing(index, phase)))
         except Exception as error:
             difference = describe(error)
-        # Not in the handler, where the exceptions of programs would get its exception as their context.
+        # Not in the handler, in which the exceptions of programs would get this one as their context.
         if difference is not None:
             report.programs += 1
             doing(index, "shrinking")
@@ -101,7 +101,7 @@ class _Worker:
         self.connection.send(batch)
 
     def hangs(self, patience):
-        """Whether it has been at one program for so many seconds."""
+        """Whether it has been running one program for so many seconds."""
         now = time.monotonic()
         if self.doing[0] != self.index:
             self.index, self.since = self.doing[0], now
@@ -142,14 +142,14 @@ def _crashed(seed, index, phase, how):
 
 
 def run(seed, indices, workers, patience=300, news=lambda report: None, batch=_BATCH):
-    """Run the programs of these numbers in worker processes; returns a Report.
+    """Run the programs with these numbers in worker processes. Returns a Report.
 
     Args:
-        seed: with a number, it makes a program.
+        seed: a program is determined by it and by the number.
         indices: the numbers, a range.
         workers: how many processes.
         patience: seconds for one program and its shrinking, after which it counts as hanging.
-        news: called with the Report on each part of the programs, as it comes.
+        news: called with a Report on each part of the programs, as soon as there is one.
     """
     report = Report()
     batches = [indices[i : i + batch] for i in range(0, len(indices), batch)][::-1]
@@ -167,7 +167,7 @@ def run(seed, indices, workers, patience=300, news=lambda report: None, batch=_B
         news(part)
 
     def bury(worker, how):
-        """Put down what became of the program, and leave the rest of its batch, less that program, to others."""
+        """Note what became of the program, and leave the rest of its batch to other workers."""
         index, phase = worker.doing[0], _PHASES[worker.doing[1]]
         del busy[worker.connection]
         worker.end()

@@ -57,7 +57,7 @@ def main(arguments=None):
             console.print(f"  {cell.failure}")
         else:
             console.print(f"  {cell.passed} passed, {cell.failed} failed")
-    # As wide as it is also where the output goes to a file.
+    # As wide as it needs, even if the output goes to a file.
     Console(width=None if console.is_terminal else 200).print(to_table(cells))
     return 0 if all(cell.good for cell in cells) else 1
 

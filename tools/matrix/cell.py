@@ -24,10 +24,10 @@ class Cell:
     Attributes:
         torch, python: the releases asked for.
         failure: the step that went wrong and where its output is, as text; empty if none did.
-        versions: the whole versions of torch and Python that ran.
-        built, tested: the seconds that building and testing took, None if that didn't end.
+        versions: the full versions of torch and Python that ran.
+        built, tested: the seconds that building and testing took; None if it didn't end.
         passed, failed, skipped: how many tests.
-        ratios: measured to reference by row of the benchmark; ``missed`` has the rows that miss their goal.
+        ratios: measured to reference, by row of the benchmark; ``missed`` has the rows that miss their goal.
     """
 
     torch: str
@@ -55,7 +55,7 @@ class Run:
     """Fills a cell, in a copy of the checkout with an environment of its own.
 
     Arguments:
-        cell: to be filled.
+        cell: the cell to fill.
         folder: where the copy and the log go.
         workers: processes for the tests.
         pytest, bench: further arguments for either; ``bench`` None leaves the benchmark out.
@@ -70,7 +70,7 @@ class Run:
         self.bench = bench
 
     def run(self, keep=False):
-        """Takes all steps, up to the first that fails; removes the copy unless ``keep``."""
+        """Runs all steps, up to the first that fails. Removes the copy unless ``keep`` is set."""
         interpreter = find_interpreter(self.cell.python)
         if interpreter is None:
             self.cell.failure = "no such interpreter"
@@ -104,7 +104,7 @@ class Run:
         report = self.checkout / "tests.xml"
         start = time.monotonic()
         arguments = ["-q", "-n", str(self.workers), f"--junitxml={report}", *self.pytest]
-        # Whether tests failed is in the report; without one, pytest itself did.
+        # The report says which tests failed; without one, pytest itself failed.
         self.command("tests", self.environment_python, "-m", "pytest", *arguments, made=report)
         self.cell.tested = time.monotonic() - start
         for suite in ElementTree.parse(report).getroot().iter("testsuite"):
@@ -122,7 +122,7 @@ class Run:
     def command(self, step, *command, made=None):
         """Runs a command of ``step`` in the copy and returns its output, which the log gets too.
 
-        It has to succeed, or to have made the file ``made``.
+        It has to succeed, or to have written the file ``made``.
         """
         process = subprocess.run(command, cwd=self.checkout, capture_output=True, check=False, text=True)
         with self.log.open("a") as log:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Finding a Python interpreter by its version."""
+"""Finds a Python interpreter by its version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 def find_interpreter(version):
     """Return the path of a Python of ``version``, such as "3.11" or "3.11.7"; None if there is none.
 
-    Looks at the running one, those on PATH, and pyenv's; of several the newest is taken.
+    Looks at the running one, those on PATH, and pyenv's, and takes the newest.
     """
     found = {path: version_of(path) for path in candidates(".".join(version.split(".")[:2]))}
     wanted = numbers(version)

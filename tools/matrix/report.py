@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-#: Rows of the benchmark that have a column.
+#: The rows of the benchmark that have a column.
 ROWS = ("identity", "saved", "many", "setup_context", "chain")
 
 
