@@ -41,11 +41,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    # Bit-for-bit comparison needs sums that are taken in one order.
+    # To compare bit for bit, sums have to be taken in one order.
     torch.set_num_threads(1)
     config.stash[devices.CHOICE] = choice = devices.choose(config.getoption("device"))
     if choice.has_gpu:
-        # cuBLAS reads it once, and has no fixed order on several streams without it.
+        # Without it cuBLAS, which reads it once, has no fixed order on several streams.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
 
@@ -69,7 +69,7 @@ def pytest_generate_tests(metafunc):
 
 
 def _load_what_torch_loads_on_first_use():
-    # Its warnings and classes would show in the first run of a scenario and not in the second.
+    # Its warnings and classes would show in the first run of a scenario only.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.autograd.forward_ad.dual_level():
@@ -87,7 +87,7 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(autouse=True)
 def nothing_left_on():
-    """The modes of the process, which the next test would run in."""
+    """The modes of the process, in which the next test would run."""
     yield
     on = {"installed": torch_ext.is_installed(), "anomaly mode": torch.is_anomaly_enabled(), **vars(anomaly._switch)}
     assert not any(on.values()), on

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What only a GPU shows: collected where ``--device cuda`` finds one."""
+"""What only a GPU shows: collected if ``--device cuda`` finds one."""
 
 from harness import devices
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One late error of the GPU, in a process of its own, which can't use the GPU any more afterwards.
+"""One late error of the GPU, in a process of its own, which can't use the GPU afterwards.
 
-``python late_errors.py VARIANT CASE`` prints what each step of the case came to.
+``python late_errors.py VARIANT CASE`` prints the outcome of each step of the case.
 """
 
 import gc
@@ -13,7 +13,7 @@ import torch_ext
 
 
 def fail_late(x):
-    """A kernel that reads beyond the end of x: the launch succeeds, and the GPU finds out."""
+    """A kernel that reads beyond the end of x: the launch succeeds, and the GPU notices later."""
     return x[torch.full((4,), 1_000_000, device=x.device)]
 
 

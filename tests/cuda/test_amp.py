@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Autocast where only a GPU has it: half precision with scaled gradients, and the names torch.cuda.amp."""
+"""What only a GPU has of autocast: half precision with scaled gradients, and the names torch.cuda.amp."""
 
 import torch
 from harness import scenario
@@ -100,7 +100,7 @@ def decorated_for_the_other_device(s):
 
 @scenario
 def weights_cast_once(s):
-    """Autocast keeps the cast of a leaf for its other uses, inside Functions and outside."""
+    """Autocast keeps the cast of a leaf and uses it again, inside Functions and outside."""
     x, weight = matrices(s)
     matmul = of_torch_amp(s)
     for cache in (True, False):
@@ -121,7 +121,7 @@ def training_with_scaled_gradients(s):
         optimizer.zero_grad()
         with torch.autocast("cuda", dtype=torch.float16):
             loss = make_square(s.Function).apply(matmul(x, weight_state)).float().mean()
-        # In the second step the gradients overflow, and it is left out.
+        # In the second step the gradients overflow, so it is skipped.
         scaler.scale(loss * (2.0**30 if step == 1 else 1.0)).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_([weight_state], 1.0)

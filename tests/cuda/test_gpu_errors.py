@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).with_name("late_errors.py")
 
 @functools.cache
 def outcome(variant, case, blocking):
-    """What a case printed, and its exit status. The GPU's own account of it goes to stderr."""
+    """What a case printed, and its exit status. The GPU's own messages go to stderr."""
     paths = [str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
@@ -66,7 +66,7 @@ def out_of_memory(s):
         try:
             call(*args)
         except torch.OutOfMemoryError as error:
-            # How much is free differs from time to time.
+            # How much is free varies.
             s.record(label, type(error), str(error).partition(". ")[0])
 
     x = s.randn(1000, requires_grad=True)

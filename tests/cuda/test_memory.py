@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The GPU memory that a Function keeps, and when it lets go of it."""
+"""The GPU memory that a Function keeps, and when it releases it."""
 
 import gc
 
@@ -13,7 +13,7 @@ SIZE = 1 << 20  # elements of a tensor: 4 MiB
 
 
 class Memory:
-    """Allocated GPU memory in tensors of SIZE, counted from where it was made."""
+    """Allocated GPU memory in tensors of SIZE, counted from the creation of this object."""
 
     def __init__(self, s):
         self.s = s
@@ -30,7 +30,7 @@ class Memory:
         self.s.record(label, self.tensors())
 
     def record_peak(self, label, call, *args):
-        """What ``call(*args)`` takes at most while it runs."""
+        """Record the most that ``call(*args)`` takes while it runs."""
         settle(self.s.device)
         torch.cuda.reset_peak_memory_stats(self.s.device)
         before = self.bytes()
@@ -102,7 +102,7 @@ def retained(s):
 
 @scenario
 def released_node_by_node(s):
-    """Each node's tensors are gone before the next node runs."""
+    """Each node's tensors are freed before the next node runs."""
     memory, seen = Memory(s), []
 
     def in_backward(ctx, grad):

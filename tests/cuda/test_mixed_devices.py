@@ -30,7 +30,7 @@ def make_move(s):
 
 
 def make_pair(s, in_backward):
-    """(a * 2 on the CPU, b * 3 on the GPU); ``in_backward(first, second)`` gives the gradients."""
+    """(a * 2 on the CPU, b * 3 on the GPU); ``in_backward(first, second)`` returns the gradients."""
 
     class Pair(s.Function):
         @staticmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Kernels that are still running when somebody needs their values: wrong wherever a stream is not waited for."""
+"""Kernels that still run when their values are needed: a stream that nobody waits for gives wrong values."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ import torch
 from harness import scenario
 from harness.small_functions import make_identity, make_product, make_square
 
-CYCLES = 20_000_000  # some hundredths of a second: far longer than the launches that follow
+CYCLES = 20_000_000  # a few hundredths of a second: far longer than the launches that follow
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def after(stream):
 
 
 def make_slow(s, in_forward=False, in_backward=False):
-    """x * 2, whose kernels are launched behind one that takes long."""
+    """x * 2, whose kernels are launched behind one that takes a long time."""
 
     class Slow(s.Function):
         @staticmethod
@@ -51,7 +51,7 @@ def slow_gradient_on_a_side_stream(s):
 
 @scenario
 def slow_gradient_of_a_leaf(s):
-    """Accumulated on the leaf's stream, and read on the caller's once backward has returned."""
+    """It is accumulated on the leaf's stream, and read on the caller's when backward has returned."""
     x = s.randn(100, requires_grad=True)
     side = torch.cuda.Stream()
     for _ in range(3):
@@ -150,7 +150,7 @@ def memory_of_a_tensor_that_a_side_stream_still_reads(s):
         z = make_square(s.Function).apply(y)
     y.record_stream(side)
     del y
-    # Where its memory were taken too soon, these would be what z is made of.
+    # If its memory were reused too soon, z would be made of these.
     filled = [torch.full((1000,), 7.0, device=s.device) for _ in range(8)]
     torch.cuda.current_stream().wait_stream(side)
     z.sum().backward()

@@ -28,20 +28,20 @@ A scenario is a function of one argument, written in any ``tests/parity/test_*.p
 pytest runs it as ``double_of_a_leaf[ours]`` (``s.Function`` is ``torch_ext.Function``) and
 ``double_of_a_leaf[installed]`` (``s.Function`` is ``torch.autograd.Function`` under
 ``torch_ext.installed()``), each time next to a run on stock torch. Every run writes a transcript: what
-the scenario records, in order, and by itself every warning, every exception that Python could only
-report, and what is still alive at the end. The two transcripts must be equal; the test fails with their
-difference.
+the scenario records, in order, and without being asked every warning, every exception that Python could
+only report, and what is still alive at the end. The two transcripts must be equal; the test fails with
+their difference.
 
 What a scenario can use is the public part of :class:`harness.scenario.Scenario`; what is seen of an object
 is decided in :mod:`harness.describe`. ``@scenario(since="2.14")`` is for what stock Functions of older releases of
-torch lack: there it runs as ``installed`` alone. ``@scenario(not_before="2.13")`` is for what torch_ext does better
+torch lack: on those it runs as ``installed`` alone. ``@scenario(not_before="2.13")`` is for what torch_ext does better
 than older releases.
 ``pytest --variant stock`` compares stock with itself, which shows that a scenario is valid and deterministic;
 ``--device`` chooses where the tensors are. ``pytest --leaks 1000`` runs each scenario a thousand times instead, and
 fails if objects, references or memory grow with each run.
 
-One difference is documented and not looked at: on its first use torch_ext replaces ``MyFn._backward_cls``, the
-class of ``grad_fn``, by a subclass of the one torch made. Name, module and every ``isinstance`` are compared.
+One difference is documented and ignored: on its first use torch_ext replaces ``MyFn._backward_cls``, the class of
+``grad_fn``, by a subclass of the one that torch created. Name, module and every ``isinstance`` are compared.
 """
 
 from .scenario import Scenario, assert_same, compare, scenario, torch_is_since, transcript

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What anomaly mode prints, in the order in which it does, as a scenario can compare it.
+"""What anomaly mode prints, in order, in a form that a scenario can compare.
 
-Two differences are documented and not looked at: a custom Function's call has no frame of torch's apply, and an
-exception has torch_ext's notes.
+Two differences are documented and ignored: a custom Function's call has no frame of torch's apply, and an exception
+has torch_ext's notes.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _COMPILED = re.compile(r"<eval_with_key>\.\d+")
 
 
 def comparable(text):
-    """A warning's text without torch's source line, and its stack from the scenario on, without plumbing."""
+    """A warning's text without torch's source line; its stack from the scenario on, without plumbing."""
     text = _COMPILED.sub("<eval_with_key>", _TORCH_SOURCE.sub("", text))
     entries = list(_ENTRY.finditer(text))
     if not entries:
@@ -60,7 +60,7 @@ def printing(s):
 
 
 def attempt(s, label, call, *args, **kwargs):
-    """Record what call(*args, **kwargs) raises, but for its notes, and all that is printed meanwhile."""
+    """Record what call(*args, **kwargs) raises, without its notes, and all that is printed meanwhile."""
     with printing(s):
         try:
             result = call(*args, **kwargs)
@@ -83,7 +83,7 @@ def under(s, label, call, **options):
 
 
 def compare_but_for_leaks(body, variant, device, may_keep=False):
-    """Compare as ``scenario`` does where stock leaks: printing a parent, it never lets go of it.
+    """Compare as ``scenario`` does, although stock leaks: it never releases a parent that it has printed.
 
     Ours has to, unless it ``may_keep`` something.
     """
@@ -93,7 +93,7 @@ def compare_but_for_leaks(body, variant, device, may_keep=False):
         end = lines.index("alive at the end:")
         return lines[:end], lines[end + 2 :]
 
-    # From one line: it shows in stacks.
+    # Both from one line, which shows in stacks.
     (expected, _), (actual, alive) = (run(each) for each in (STOCK, VARIANTS[variant]))
     assert_same(body, expected, actual, VARIANTS[variant])
     assert may_keep or not alive or VARIANTS[variant] is STOCK

@@ -28,15 +28,15 @@ _MAX_DEPTH = 8
 
 _SAME_IN_BOTH = (
     (re.compile(r"0x[0-9a-fA-F]+"), "0x..."),
-    # Sizes of jagged tensors are symbols, numbered in each process.
+    # The sizes of jagged tensors are symbols, numbered in each process.
     (re.compile(r"\bj\d+\b"), "j..."),
-    # The class in which `apply` is looked up is the one thing that has another name.
+    # Only the class in which `apply` is looked up has another name.
     (re.compile(r"\btorch_ext\.function\.Function\b"), "torch.autograd.function.Function"),
 )
 
 
 def normalise(text):
-    """``text`` without what differs between two runs of the same program."""
+    """``text`` without what differs between two runs of one program."""
     for pattern, replacement in _SAME_IN_BOTH:
         text = pattern.sub(replacement, text)
     return text
@@ -62,8 +62,8 @@ def render(label, description, indent=""):
 class Describer:
     """Describes the objects of one run of a scenario.
 
-    Tensors, nodes and exceptions get a number at their first appearance, so that a transcript shows which of
-    them are the same object.
+    Tensors, nodes and exceptions get a number when they first appear, so that a transcript shows which of them
+    are the same object.
     """
 
     def __init__(self, device=torch.device("cpu")):
@@ -85,7 +85,7 @@ class Describer:
         return {type_name(type(obj)) + ("" if number is None else f" #{number}"): facts}
 
     def identity(self, obj):
-        """A number for ``obj``, or None if it takes no weak reference (nodes implemented in C++)."""
+        """A number for ``obj``; None if it can't be referred to weakly (a node implemented in C++)."""
         ref, number = self._numbers.get(id(obj), (lambda: None, None))
         if ref() is obj:
             return number
@@ -159,7 +159,7 @@ class Describer:
         relative = sequence_nr - self._first_sequence_nr
         if relative >= 0:
             return relative
-        # Each thread counts for itself, and a young one has not come far. A device's stays from one run to the next.
+        # Each thread counts for itself, and a new one begins low. A device's thread stays from one run to the next.
         return f"{sequence_nr} of another thread" if self._threads_are_young else "of another thread"
 
     # Exceptions
@@ -237,7 +237,7 @@ _TENSOR_FACTS = {
 
 
 def metadata_of(node):
-    """What the engine knows of the gradients that a node gets."""
+    """What the engine knows about the gradients that a node gets."""
     return [
         (info.shape, info.dtype, info.device, info.is_nested_tensor, info.is_cpp_nested_tensor)
         for info in node._input_metadata
@@ -278,20 +278,20 @@ _LAYOUTS = (
 
 
 def _bits(t):
-    """Every bit of a dense tensor's values, and something readable."""
+    """Every bit of a dense tensor's values, and their readable form."""
     dense = t.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(dense.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
     return f"{dense.tolist() if dense.numel() <= 32 else '...'} sha256={digest}"
 
 
 def is_of_scenarios(file):
-    """Whether what is in this file is a scenario's code: all in tests/ but the harness, which runs it."""
+    """Whether this file has scenarios' code: all of tests/ but the harness, which runs them."""
     path = pathlib.Path(file)
     return path.is_relative_to(_TESTS) and (path == _SMALL_FUNCTIONS or not path.is_relative_to(_HARNESS))
 
 
 def user_lines(tb):
-    """The frames of a traceback that lie in scenario files: ``file:line function``."""
+    """The frames of a traceback that are in scenarios' files: ``file:line function``."""
     lines = []
     for frame, line in traceback.walk_tb(tb):
         file = frame.f_code.co_filename

@@ -13,8 +13,8 @@ class Choice:
     """A device for the parity scenarios.
 
     Attributes:
-        device: where they make their tensors.
-        note: what is run and what is left out, for pytest's header; repeated at its end where it is not what was
+        device: where they create their tensors.
+        note: what is run and what is left out, for pytest's header; repeated at its end if it isn't what was
             asked for.
         as_asked: whether this is the device that was asked for.
     """
@@ -29,12 +29,12 @@ class Choice:
         return self.device.type == "cuda"
 
     def leaves_out(self, name):
-        """Whether the file of this name in tests/cuda has nothing to run on."""
+        """Whether there is nothing to run the file with this name in tests/cuda on."""
         return not self.has_gpu or name in _lacking()
 
 
 def _lacking():
-    """The files of tests/cuda that need more than a GPU, with what is not there."""
+    """The files of tests/cuda that need more than a GPU, with what is missing."""
     lacking = {}
     if importlib.util.find_spec("triton") is None:
         lacking["test_triton.py"] = "Triton"
@@ -58,4 +58,4 @@ def choose(name):
     )
 
 
-CHOICE = pytest.StashKey[Choice]()  # where pytest's config has it
+CHOICE = pytest.StashKey[Choice]()  # the key in pytest's config

@@ -25,7 +25,7 @@ _mallinfo.restype = _Heap
 
 
 def levels():
-    """Python's blocks and objects, what malloc gave (in units of 64 bytes), reference counts: as NAMES has them."""
+    """Python's blocks and objects, malloc's memory (in units of 64 bytes), reference counts: as NAMES lists them."""
     gc.collect()
     heap = _mallinfo()
     used = (heap.in_use + heap.mapped) // 64

@@ -24,7 +24,7 @@ TORCH = SimpleNamespace(
 
 
 def hooks_of(s):
-    """torch's methods on stock; torch_ext.hooks; and, where torch_ext is installed, the two in turns."""
+    """torch's methods on stock; torch_ext.hooks; and, if torch_ext is installed, the two in turn."""
     import torch_ext
 
     if s.Function is torch_ext.Function:
@@ -40,7 +40,7 @@ def hooks_of(s):
 
 
 def products(s):
-    """Name and function of each kind of node that multiplies two tensors: torch's own, and Functions'."""
+    """Name and function of each kind of node that multiplies two tensors: torch's own, and those of Functions."""
     yield "torch's own", torch.mul
     yield "under test", make_product(s.Function).apply
     yield "stock", make_product(torch.autograd.Function).apply
@@ -52,5 +52,5 @@ def accumulate_grad(leaf):
 
 
 def empty_the_queue():
-    """Drop what a backward that raised left in the engine's queue: the thread's next backward does."""
+    """Drop what a failed backward left in the engine's queue: the thread's next backward does so."""
     torch.zeros(1, requires_grad=True).sum().backward()

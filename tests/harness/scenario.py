@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Running a scenario, and comparing what two runs of it wrote down."""
+"""Runs a scenario, and compares what two runs of it wrote down."""
 
 import contextlib
 import difflib
@@ -20,14 +20,14 @@ from .variants import STOCK, VARIANTS
 
 
 class Scenario:
-    """What a scenario is given: an implementation, a device, and a transcript to write to.
+    """The argument of a scenario: an implementation, a device, and a transcript to write to.
 
     Attributes:
         Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable, detect_anomaly,
             set_detect_anomaly: of the implementation under test.
-        device: where tensors are made.
-        role: "oracle" where the scenario has to hold: stock torch runs it, and has what it is about. Else "subject".
-            No bool: what stock torch leaks may hold this, and the references to True and False are counted.
+        device: where tensors are created.
+        role: "oracle" if the scenario has to hold: stock torch runs it, and has what it is about. Else "subject".
+            Not a bool: what stock torch leaks may hold this, and references to True and False are counted.
         lines: the transcript so far.
         overlooked: names of types whose instances may be alive at the end.
     """
@@ -66,12 +66,12 @@ class Scenario:
         self._kept.clear()
 
     def record(self, label, *values):
-        """Write down all that can be seen of ``values`` now; call it from hooks to record their order."""
+        """Write down everything that can be seen of ``values`` now. Called from hooks it records their order."""
         described = [self._describe(value) for value in values]
         self.lines.extend(render(label, described[0] if len(described) == 1 else described))
 
     def sequence_nr(self, number):
-        """A node's sequence number as it is written down: counted from the scenario's first."""
+        """A node's sequence number as it is written down, counted from the scenario's first."""
         return self._describe.sequence_nr(number)
 
     def outcome(self, label, call, *args, **kwargs):
@@ -120,7 +120,7 @@ class Scenario:
         return torch.autograd.grad(outputs, leaves, weights, create_graph=True, allow_unused=True)
 
     def alive(self, label, ref):
-        """Record whether the target of a weak reference lives, before and after a garbage collection."""
+        """Record whether the target of a weak reference is alive, before and after a garbage collection."""
         settle(self.device)
         before = ref() is not None
         gc.collect()
@@ -151,7 +151,7 @@ def _reports(s):
     """Write warnings, and exceptions that Python can only report, to the transcript."""
 
     def showwarning(message, category, filename, lineno, file=None, line=None):
-        # The line is the user's business, unless it is inside a library.
+        # The line counts if it is the user's, not if it is in a library.
         place = f"line {lineno}" if pathlib.Path(filename) == s.file else "library"
         s.lines.append(f"warning at {place}: {type_name(category)}: {normalise(str(message))}")
 
@@ -172,19 +172,19 @@ def _reports(s):
 
 
 def _look_away(device):
-    """Keep what there is now out of every collection, and of :func:`_live`: a pass takes no time then."""
+    """Keep what exists now out of every collection, and of :func:`_live`, so that these take no time."""
     settle(device)
     gc.collect()
     gc.freeze()
 
 
 def _live(body, device):
-    """How many tensors, nodes and Functions of the scenario's module live that weren't there before, by type."""
+    """How many tensors, nodes and Functions of the scenario's module live that didn't before, by type."""
     settle(device)
     gc.collect()
     live = Counter()
     for obj in gc.get_objects():
-        # Not isinstance: some objects compute their __class__, with side effects.
+        # Not isinstance(): some objects compute their __class__, with side effects.
         if issubclass(type(obj), (torch.Tensor, torch._C._FunctionBase)):
             live[type_name(type(obj))] += 1
         elif issubclass(type(obj), torch.autograd.function.FunctionMeta) and obj.__module__ == body.__module__:
@@ -209,7 +209,7 @@ def transcript(body, variant, device):
 
 def compare(body, variant, device):
     """Fail with the difference between ``variant`` and stock torch in the scenario ``body``."""
-    # From one line: some texts show the whole Python stack.
+    # Both from one line: some texts show the whole Python stack.
     expected, actual = (transcript(body, each, device) for each in (STOCK, variant))
     assert_same(body, expected, actual, variant)
 
@@ -222,11 +222,11 @@ def assert_same(body, expected, actual, variant):
 
 
 def check_leaks(body, variant, device, repeat):
-    """Fail if each of ``repeat`` runs of ``body`` loses something on ``variant``, and none on stock torch."""
+    """Fail if each of ``repeat`` runs of ``body`` loses something on ``variant``, but not on stock torch."""
     lost = grows(lambda: transcript(body, variant, device), repeat)
     if lost:
         lost -= grows(lambda: transcript(body, STOCK, device), repeat)
-    # Caches and the allocators grow as well, and stop: most of them soon.
+    # Caches and the allocators grow too, but stop: most of them soon.
     for runs in (repeat, max(repeat, 100), max(repeat, 1000)):
         if lost:
             lost &= grows(lambda: transcript(body, variant, device), runs)
@@ -239,12 +239,12 @@ def torch_is_since(release):
 
 
 def scenario(body=None, *, since=None, not_before=None):
-    """Make a pytest test of ``body``, a function of a :class:`Scenario`, for each variant.
+    """Create a pytest test for each variant from ``body``, a function of a :class:`Scenario`.
 
     ``since`` names the release of torch that first has what the scenario shows. On an older one torch_ext.Function
     may have it all the same, so only ``installed`` is compared: stock Functions don't change, up to the exception
-    that may end the body. ``not_before`` names the release from which on stock torch does what torch_ext does on
-    any; on an older one there is no test, and None is returned.
+    that may end the body. ``not_before`` names the first release on which stock torch does what torch_ext does on
+    all; on an older one there is no test, and None is returned.
     """
     if body is None:
         return functools.partial(scenario, since=since, not_before=not_before)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Small Functions that many scenarios need, made over the base class under test."""
+"""Small Functions that many scenarios need, created over the base class under test."""
 
 
 def make_square(base):
@@ -18,7 +18,7 @@ def make_square(base):
 
         @staticmethod
         def jvp(ctx, tangent):
-            return tangent * 3  # wrong on purpose: shows that it is this rule that ran
+            return tangent * 3  # wrong on purpose: shows that this rule has run
 
     return Square
 
@@ -52,7 +52,7 @@ def make_product(base):
 
 
 def make_identity(base):
-    """A copy of x, with nothing saved."""
+    """A copy of x; it saves nothing."""
 
     class Identity(base):
         @staticmethod

@@ -24,9 +24,9 @@ class Variant:
     """One implementation of ``torch.autograd.Function``.
 
     Arguments:
-        name: as it is shown in test ids.
+        name: its name in test ids.
         api: returns an object with the attributes in ``NAMES``.
-        active: context manager under which scenarios run.
+        active: a context manager under which scenarios run.
     """
 
     name: str
@@ -51,7 +51,7 @@ def _stock_api():
     return _collect(torch.autograd.function, torch.autograd.anomaly_mode)
 
 
-# torch_ext is imported only where it is used: `--variant stock` works without it.
+# torch_ext is imported only when it is used: `--variant stock` works without it.
 def _our_api():
     import torch_ext.anomaly
 

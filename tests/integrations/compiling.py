@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What torch's compiler makes of a scenario's code, for the scenario's transcript."""
+"""What torch's compiler does with a scenario's code, for the scenario's transcript."""
 
 import contextlib
 import logging
@@ -32,7 +32,7 @@ METRICS = (
     "recompile_reason",
 )
 
-# Stacks, which show where torch's apply is and ours isn't, and the reports that carry them.
+# Stacks, which have a frame of torch's apply and none of ours, and reports with stacks.
 _STACK = re.compile(r'^ *File ".*", line \d+, in .*\n(?: +.*\n)*', re.MULTILINE)
 _VARYING = (
     (re.compile(r"^ *#.*\n?", re.MULTILINE), ""),  # comments, which name files
@@ -45,7 +45,7 @@ _VARYING = (
 
 
 def comparable(text):
-    """``text`` without what differs from one compilation to the next of the same code."""
+    """``text`` without what differs between two compilations of the same code."""
     text = _STACK.sub("", text)
     for pattern, replacement in _VARYING:
         text = pattern.sub(replacement, text)
@@ -53,7 +53,7 @@ def comparable(text):
 
 
 class Compiler:
-    """``torch.compile``, which remembers what it made.
+    """``torch.compile``, which remembers what it compiled.
 
     Arguments:
         s: the scenario.
@@ -111,7 +111,7 @@ class Compiler:
             self._note_graph("backward captured", graph)
             return self(graph, backend=backend, **{"fullgraph": True, "dynamic": True} | options)
 
-        logger = _Noting(self)  # which torch doesn't keep alive
+        logger = _Noting(self)  # torch doesn't keep it alive
         with compiled_autograd._enable(compiler, dynamic):
             torch._C._dynamo.compiled_autograd.set_verbose_logger(logger)
             yield
@@ -136,7 +136,7 @@ class Compiler:
         self._s.lines.extend(render(label, made))
 
     def raises(self, label, call, *args, **kwargs):
-        """Record the exception of a call, with its text; returns what it returned, if it did."""
+        """Record the exception of a call, with its text. Returns what the call returned, if it did."""
         try:
             result = call(*args, **kwargs)
         except Exception as error:
@@ -159,7 +159,7 @@ class Compiler:
 
 
 class _Noting(logging.Logger):
-    """Notes what compiled autograd says of its cache: why it captured a backward anew."""
+    """Notes what compiled autograd logs about its cache: why it captured a backward again."""
 
     def __init__(self, compiler):
         super().__init__("compiled autograd", logging.DEBUG)
@@ -175,7 +175,7 @@ class _Noting(logging.Logger):
 
 @contextlib.contextmanager
 def no_logs():
-    """Without the logs of others: pytest would keep their records, and what failed, alive."""
+    """No logs of others: pytest would keep their records alive, and what failed with them."""
     before = logging.root.manager.disable
     logging.disable()
     try:
@@ -202,7 +202,7 @@ def _reset():
 def compiling(s):
     """A :class:`Compiler` that starts from nothing and leaves nothing, and is recorded at the end."""
     _reset()
-    # torch's caches keep them, for a while.
+    # torch's caches keep them alive for a while.
     s.overlooked |= {"torch.Tensor", "torch._subclasses.fake_tensor.FakeTensor"}
     compiler = Compiler(s)
     try:

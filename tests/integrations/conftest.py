@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The compiler, ready before the first scenario: what it does on first use would show in that one alone."""
+"""The compiler, warmed up before the first scenario: what it does on first use would show in that one only."""
 
 import importlib
 import warnings
@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-# What was compiled before is compiled again, but for the C++; that as little as can be.
+# Everything is compiled anew except C++, of which there is as little as possible.
 INDUCTOR = {
     "compile_threads": 1,
     "fx_graph_cache": False,
@@ -18,7 +18,7 @@ INDUCTOR = {
 
 @pytest.fixture(scope="session", autouse=True)
 def compiler(tmp_path_factory):
-    """torch's compiler with caches of its own, warmed up; forgotten at the end."""
+    """torch's compiler, warmed up, with caches of its own; removed at the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         with warnings.catch_warnings():
@@ -36,7 +36,7 @@ def compiler(tmp_path_factory):
 
 @pytest.fixture
 def device():
-    """The CPU, whatever ``--device`` says: it is there that the other parts of torch are compared."""
+    """The CPU, whatever ``--device`` says: the other parts of torch are compared there."""
     return torch.device("cpu")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Selective activation checkpointing: what a Function does again in backward, and what it finds kept."""
+"""Selective activation checkpointing: what a Function does again in backward, and what was kept for it."""
 
 import functools
 
@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 
 def make_talker(s):
-    """sin(x) that tells when it runs, in either style."""
+    """sin(x) that records when it runs, in either style."""
 
     class Talker(s.Function):
         @staticmethod

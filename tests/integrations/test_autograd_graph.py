@@ -22,7 +22,7 @@ from torch.autograd.graph import (
 
 
 def make_sort(s):
-    """The values in order, and from where each came, which has no gradient."""
+    """The sorted values, and the index that each came from, which has no gradient."""
 
     class Sort(s.Function):
         @staticmethod
@@ -57,7 +57,7 @@ def make_doubler(s):
 
 
 def nodes_of(*tensors):
-    """Every node that the tensors come from, once, breadth first."""
+    """Every node that the tensors come from, each once, breadth first."""
     queue, seen = [get_gradient_edge(t).node for t in tensors], []
     for node in queue:
         if node not in seen:

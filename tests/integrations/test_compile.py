@@ -606,7 +606,7 @@ def in_threads(s):
 
 
 def explained(Function):
-    """What torch._dynamo.explain says, in numbers."""
+    """What torch._dynamo.explain counts."""
     torch._dynamo.reset()
 
     class Broken(scaled(Function)):

@@ -29,7 +29,7 @@ def scaled(Function):
 
 
 def run(s, c, label, function, *inputs, **options):
-    """Backward of ``function(*inputs)`` under compiled autograd; records the gradients."""
+    """Run backward of ``function(*inputs)`` under compiled autograd, and record the gradients."""
     with c.autograd(**options):
         outputs = function(*inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -125,7 +125,7 @@ def compiled_forward_too(s):
 
 @scenario
 def hooks_in_a_compiled_forward(s):
-    """What AOTAutograd keeps a backward state for."""
+    """AOTAutograd keeps a backward state for them."""
 
     def hooked(x):
         y = x.cos()
@@ -290,7 +290,7 @@ def a_training_step(s):
         for _ in range(2):
             step(s.randn(2, 3))
             s.record("gradients", [parameter.grad for parameter in layer.parameters()])
-        # Those of torch's own Python code in backward, fewer each time.
+        # They count torch's own Python code in backward, less each time.
         del counters["frames"], counters["unimplemented"]
 
 

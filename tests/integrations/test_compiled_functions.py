@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The Functions that AOTAutograd makes of compiled models, which run on torch_ext under install()."""
+"""The Functions that AOTAutograd creates for compiled models; under install() they run on torch_ext."""
 
 import torch
 from compiling import compiling

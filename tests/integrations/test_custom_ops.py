@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Custom operators: torch makes a Function for each, and a Function is what people write them with.
+"""Custom operators: torch creates a Function for each, and people write them with Functions.
 
 In the variant ``ours`` torch's Functions are its own, and those inside the operators are ours; in ``installed``
 both are.
@@ -21,7 +21,7 @@ NAMESPACE = "torch_ext_tests"
 
 @contextlib.contextmanager
 def operators():
-    """Gives ``torch.library.custom_op`` without the namespace; takes what it made out of torch again."""
+    """``torch.library.custom_op`` without the namespace; removes the operators from torch at the end."""
     made = []
 
     def define(name, function, **options):
@@ -37,7 +37,7 @@ def operators():
 
 
 def make_sine(s, define):
-    """sin(x) * scale: a Function in its kernel, in its backward, and around."""
+    """sin(x) * scale: a Function in its kernel, in its backward, and around it."""
     product = make_product(s.Function)
     square = make_square(s.Function)
 

@@ -27,7 +27,7 @@ def mesh():
 @pytest.fixture(scope="module", autouse=True)
 def group_of_one():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    mesh()  # torch's caches keep the first they see, and its tensor: it must be older than the scenarios
+    mesh()  # torch's caches keep the first one that they see, and its tensor, so the scenarios must not create it
     yield
     mesh.cache_clear()
     dist.destroy_process_group()
@@ -39,7 +39,7 @@ def over(s, cls):
 
 
 def overlook_what_gloo_holds(s, *functions):
-    """Its threads let go of a collective's tensors, and so of their nodes, some time after it is done."""
+    """Its threads release a collective's tensors, and so their nodes, some time after it is done."""
     s.overlooked |= {"torch.Tensor", *(f"torch.autograd.function.{name}Backward" for name in functions)}
 
 
@@ -97,7 +97,7 @@ def functional_collectives_with_a_gradient(s):
 def synchronized_batch_norm_on_a_cpu(s):
     overlook_what_gloo_holds(s)
 
-    # Its kernels are CUDA's alone: these stand in for them.
+    # Only CUDA has its kernels: these stand in for them.
     def stats(x, eps):
         var, mean = torch.var_mean(x, (0, 2), correction=0)
         return mean, (var + eps).rsqrt()

@@ -39,7 +39,7 @@ def layer(s):
 
 
 def program(s, label, export, *args, **options):
-    """Record the program that ``export(*args, **options)`` makes, or why it makes none. Returns it."""
+    """Record the program that ``export(*args, **options)`` returns, or why it returns none. Returns the program."""
     try:
         exported = export(*args, **options)
     except Exception as error:

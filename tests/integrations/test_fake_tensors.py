@@ -11,7 +11,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 
 def facts(tensor):
-    """What can be seen of a tensor without values."""
+    """What can be seen of a tensor that has no values."""
     if not isinstance(tensor, torch.Tensor):
         return tensor
     node = tensor.grad_fn
@@ -180,7 +180,7 @@ def under_functionalize(s):
 
 @scenario
 def fakes_and_reals_by_turns(s):
-    """One class, called on both: what is kept of it is the same for both."""
+    """One class is called on both, and what is remembered about it has to suit both."""
     note = noting(s)
     Product = matmul(s.Function, note)
     x, y = s.randn(2, 3, requires_grad=True), s.randn(3, 4, requires_grad=True)

@@ -29,7 +29,7 @@ from torch.func import (
 
 
 def make_mix(s, *, own_vmap_rule=False):
-    """(x * y, sum of x), with a number among the arguments; its derivatives are made of Functions too."""
+    """(x * y, sum of x), with a number among the arguments; its derivatives are Functions too."""
     product = make_product(s.Function)
 
     class Mix(s.Function):
@@ -144,7 +144,7 @@ for _name, _transform in NESTS.items():
     nest_scenario(_name, _transform)
 
 
-# What transforms take and give
+# What transforms take and return
 
 
 @scenario
@@ -286,7 +286,7 @@ def random_numbers_in_each_rule(s):
             s.outcome(f"vmap of grad, {randomness}", vmap(slope(cls.apply), randomness=randomness), x)
 
 
-# The ctx object in each level
+# The ctx object at each level
 
 
 @scenario

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The Functions with which torch's higher-order operators are differentiated, called without a compiler."""
+"""The Functions that differentiate torch's higher-order operators, called without a compiler."""
 
 import torch
 import torch._dynamo  # torch does so on the first use of a dispatch mode: its classes are no leak

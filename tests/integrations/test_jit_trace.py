@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""torch.jit.trace over a Function: the graph, and what the traced function gives."""
+"""torch.jit.trace over a Function: the graph, and what the traced function returns."""
 
 import io
 import threading
@@ -33,7 +33,7 @@ def trace(s, label, function, *inputs):
 
 
 def calling(function):
-    """The Function's call as a function of Python: from torch 2.14 on torch.jit.trace takes no apply itself."""
+    """The Function's call as a Python function: from torch 2.14 on torch.jit.trace doesn't take apply itself."""
     return lambda *args: function.apply(*args)
 
 
@@ -211,7 +211,7 @@ def saving_a_traced_function(s):
     try:
         torch.jit.save(traced, io.BytesIO())
     except RuntimeError as error:
-        # The lines below are those of the whole call stack, of the test runner too.
+        # The lines are those of the whole call stack, the test runner included.
         s.record("save", str(error).splitlines()[:2])
 
 
@@ -574,7 +574,7 @@ def warnings_of_the_tracer(s):
         def backward(ctx, grad):
             return grad
 
-    # The harness records each warning with its text.
+    # The harness would record each warning with its text.
     trace(s, "looks", Looks.apply, s.randn(3, requires_grad=True))
 
 

@@ -37,7 +37,7 @@ def cubed(Function):
 
 
 def traced(s, label, function, *inputs, **options):
-    """Record the graph that make_fx makes, and what it computes; or why it makes none."""
+    """Record the graph that make_fx returns, and what it computes; or why it returns none."""
     try:
         graph = make_fx(function, **options)(*inputs)
     except Exception as error:

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import CheckpointFunction
 def over(s, cls):
     """A subclass of torch's Function ``cls`` that is called as the implementation under test calls.
 
-    ``ModIndex`` has an ``apply`` of its own, which leads there by way of ``super()``.
+    ``ModIndex`` has an ``apply`` of its own, which gets there by ``super()``.
     """
     return types.new_class(cls.__name__, (cls, s.Function))
 
@@ -144,7 +144,7 @@ def nested_tensors_and_their_buffers(s):
 
 @scenario
 def masked_reductions(s):
-    # torch.masked._combine_input_and_mask makes its Function in each call.
+    # torch.masked._combine_input_and_mask creates its Function in each call.
     mask = s.tensor([[True, False], [True, True]])
     x = s.randn(2, 2, requires_grad=True)
     for name in "sum", "amax", "prod", "mean", "softmax", "logsumexp":

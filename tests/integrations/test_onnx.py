@@ -12,7 +12,7 @@ from harness.small_functions import make_product, make_square
 
 OPSET = 17
 
-# Where a node comes from, down to the runner's frames: what tests of the tracer compare.
+# Where a node comes from, down to the runner's frames: the tests of the tracer compare that.
 _PLACES = re.compile(r"^/.*\(\d+\): .*\n|# /.*$", re.MULTILINE)
 
 
@@ -268,7 +268,7 @@ def modules_and_their_parameters(s):
             return leaky.apply(self.linear(x), 0.5) + product.apply(x, self.weight.expand_as(x))
 
     model, x = Model(), s.randn(2, 3)
-    model.linear.register_full_backward_hook(lambda *_: None)  # whose Function torch puts around the module
+    model.linear.register_full_backward_hook(lambda *_: None)  # torch puts a Function of its own around the module
     export(s, "evaluation", model, x)
     export(s, "training", model.train(), x, training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False)
     export(s, "not folded", model.eval(), x, keep_initializers_as_inputs=True, export_params=False, run=False)

@@ -16,12 +16,12 @@ from harness.small_functions import make_product, make_square
 from torch.profiler import ExecutionTraceObserver, ProfilerActivity, profile, record_function
 from torch.utils.checkpoint import checkpoint
 
-# Known only when it runs, or different in any two runs.
+# Known only at run time, or different in each run.
 _PER_RUN = ("External id", "Fwd thread id", "Process Group Ranks", "Module Hierarchy")
 
 
 def relative():
-    """Numbers as they differ from the first, for sequence numbers."""
+    """Sequence numbers, less the first one."""
     first = []
 
     def number(value):
@@ -48,7 +48,7 @@ def trace_of(p):
 def record_trace(s, p, numbered=True):
     """The operators of an exported trace, and its links from forward to backward.
 
-    Sequence numbers are each thread's own, and threads come in any order: ``numbered`` is for one thread.
+    Each thread has sequence numbers of its own, and threads come in any order: ``numbered`` is for one thread.
     """
     events = trace_of(p)
     operators = sorted((e for e in events if e.get("cat") == "cpu_op"), key=lambda e: (e["ts"], -e["dur"]))
@@ -69,7 +69,7 @@ def record_trace(s, p, numbered=True):
 
 
 with profile(activities=[ProfilerActivity.CPU], with_stack=True), record_function("first"):
-    pass  # what torch imports at the first is no part of a trace, and leaves names that are freed memory
+    pass  # in the first one torch imports something, and the profiler keeps names from memory that was freed
 
 
 def is_the_users(name):
@@ -78,7 +78,7 @@ def is_the_users(name):
 
 
 def record_tree(s, p):
-    """The profiler's own tree; of Python's frames those that are the user's."""
+    """The profiler's own tree, with those of Python's frames that are the user's."""
 
     def walk(events, depth):
         for event in sorted(events, key=lambda e: (e.start_time_ns, -e.end_time_ns)):
@@ -209,7 +209,7 @@ def calls_that_fail(s):
 # A gradient is let go of as soon as backward has it as a Python object, as by torch from 2.13 on.
 @scenario(not_before="2.13")
 def tree_with_frames_and_memory(s):
-    # The profiler sees frames from the scenario's on: how deep those before lie is the runner's business.
+    # The profiler sees frames from the scenario's on: how many there are before depends on the runner.
     record_tree(s, profiled(train(s), with_stack=True, profile_memory=True, record_shapes=True))
 
 

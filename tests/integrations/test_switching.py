@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What one part of torch begins under install() and ends after uninstall(), or the other way round."""
+"""What a part of torch begins under install() and ends after uninstall(), or the other way round."""
 
 import pytest
 import torch

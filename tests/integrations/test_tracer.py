@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""torch_ext.tracer, and what torch._C offers in its place."""
+"""torch_ext.tracer, next to what torch._C has for it."""
 
 import gc
 import re
@@ -355,7 +355,7 @@ def test_module_that_is_no_text_is_left_out():
 
 
 def test_trace_that_begins_or_ends_in_forward():
-    """torch crashes where one begins: it completes a node that it never made."""
+    """torch crashes if one begins there: it completes a node that it never created."""
 
     class Begins(torch_ext.Function):
         @staticmethod

@@ -12,7 +12,7 @@ def graph_text(graph):
 
 
 def own_lines(text):
-    """The lines of a text that has a whole Python stack in it, less the places of those who run the scenario."""
+    """The lines of a text with a whole Python stack in it, without the places that belong to the runner."""
     return [
         line
         for line in str(text).splitlines()
@@ -21,7 +21,7 @@ def own_lines(text):
 
 
 def record_calls(s, label, graph):
-    """Record all that can be asked of the nodes that call Python, and the graphs inside them."""
+    """Record everything about the nodes that call Python, and the graphs inside them."""
     for node in graph.findAllNodes("prim::PythonOp"):
         names = node.attributeNames()
         s.record(

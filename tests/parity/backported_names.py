@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What only torch_ext.Function has, the installed torch being older than what it comes from."""
+"""What only torch_ext.Function has if the installed torch is older than the release with it."""
 
 import torch
 from torch.autograd.function import BackwardCFunction

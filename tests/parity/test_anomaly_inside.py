@@ -69,7 +69,7 @@ def backward_within_a_backward(s):
 
 
 def a_backward_that_recovers(s):
-    """An inner failure that backward handles itself is none of the outer one."""
+    """An inner failure that backward handles itself is not a failure of the outer one."""
     failing = both(s)["torch"]
 
     class Recovers(s.Function):

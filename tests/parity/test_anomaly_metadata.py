@@ -19,7 +19,7 @@ def stack_of(node):
 
 
 def make_nodes(s):
-    """A node of torch and one of a Function, made in anomaly mode."""
+    """A node of torch and one of a Function, created in anomaly mode."""
     x = s.randn(2, requires_grad=True)
     with s.set_detect_anomaly(True):
         return {"torch": (x * 2).grad_fn, "function": s.keep(make_square(s.Function).apply(x)).grad_fn}
@@ -87,7 +87,7 @@ def reads_as_a_list(s):
 
 @scenario
 def first_read(s):
-    """Each on a trace that nobody has read: what is made on the first use has to be made on this one."""
+    """Each on a trace that nobody has read: if the text is made on first use, any use has to make it."""
     reads = {
         "len": len,
         "bool": bool,
@@ -241,7 +241,7 @@ def frames_keep_nothing_alive(s):
 
 @scenario
 def module_namespace_is_not_kept(s):
-    """Not a module that forward ran in, either: a trace knows code and no globals."""
+    """Nor is a module that forward ran in: a trace knows code, not globals."""
     module = types.ModuleType("short_lived")
     exec("def forward(x):\n    return x * 2\n", vars(module))
     with s.set_detect_anomaly(True):

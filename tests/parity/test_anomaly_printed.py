@@ -11,7 +11,7 @@ from harness.small_functions import make_identity, make_square
 
 
 def make_failing(base, how):
-    """An identity whose backward gives NaN ("nan"), raises ("raise") or gives a wrong shape ("shape")."""
+    """An identity whose backward returns NaN ("nan"), raises ("raise") or returns a wrong shape ("shape")."""
 
     class Failing(base):
         @staticmethod
@@ -28,7 +28,7 @@ def make_failing(base, how):
 
 
 def nan_of_torch(x):
-    """Finite in forward for x = 0, NaN in backward."""
+    """A function that is finite in forward for x = 0, and NaN in backward."""
     return (x.sqrt() * 0).sum()
 
 
@@ -328,7 +328,7 @@ def parent_outside_anomaly_mode(s):
 
 
 PARENTS = [parents_of_a_node_of_torch, parents_of_parents, parent_outside_anomaly_mode]
-if torch_is_since("2.13"):  # before, torch's failure to print a parent whose node is gone hides the one to report
+if torch_is_since("2.13"):  # before, torch can't print a parent whose node is destroyed, and raises that
     PARENTS.append(parents_of_a_function)
 
 

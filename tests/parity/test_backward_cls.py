@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Classes that decide about ``_backward_cls`` themselves: where it is kept, how it is computed, what making one does.
+"""Classes that decide about ``_backward_cls`` themselves: where it is kept, how it is computed, how ctx is created.
 
-| kept | computed | made |
+| kept | computed | creating a ctx |
 | --- | --- | --- |
-| in the class's dict, or a base's | by nobody | nothing, but override attributes |
-| elsewhere, by a property of the metaclass | once, or anew at each look | by an ``__init__`` that sets attributes |
-| nowhere | by ``__getattribute__``, or a descriptor in the class | by a ``__new__``, which may return a used one |
+| in the class's dict, or a base's | not at all | does nothing special; attributes are overridden |
+| elsewhere, by a property of the metaclass | once, or each time | runs an ``__init__`` that sets attributes |
+| nowhere | by ``__getattribute__``, or a descriptor in the class | runs a ``__new__``, which may return a used one |
 """
 
 import gc
@@ -39,7 +39,7 @@ def make_backward_cls(cls, **attributes):
 
 
 def use(s, label, cls, inputs=2, calls=3):
-    """Calls ``cls`` some times and goes backward."""
+    """Calls ``cls`` some times and runs backward."""
     for call in range(calls):
         tensors = [s.randn(2, requires_grad=i % 2 == 0 or call == 1) for i in range(inputs)]
         y = cls.apply(*tensors)
@@ -53,7 +53,7 @@ def use(s, label, cls, inputs=2, calls=3):
 
 
 def remembering(anew):
-    """A metaclass whose property keeps the class out of every class's dict, or makes another at each look."""
+    """A metaclass whose property keeps the class out of every class's dict, or creates another one each time."""
     kept = {}
 
     class Meta(FunctionMeta):
@@ -105,7 +105,7 @@ def property_that_reads_the_dict(s):
             return vars(cls)["_backward_cls"]
 
     Double = make_double(s)
-    Double.__class__ = Meta  # afterwards: a property without a setter lets nobody at the dict
+    Double.__class__ = Meta  # afterwards: a property without a setter can't be set
     use(s, "read", Double)
 
 
@@ -168,7 +168,7 @@ def classes_made_at_each_call_are_collected(s):
     s.record("left over", count() - before)
 
 
-# --- What making one does -------------------------------------------------------------------------
+# --- What creating one does -------------------------------------------------------------------------
 
 
 @scenario
@@ -220,12 +220,12 @@ def init_that_raises(s):
 
 def flags_of_a_call(s, cls, inputs, call):
     tensors = [s.randn(2, requires_grad=i % 3 == call % 3) for i in range(inputs)]
-    y = cls.apply(*tensors)  # torch refuses a used node from 2.14 on
+    y = cls.apply(*tensors)  # from 2.14 on torch refuses a used node
     return y.grad_fn and y.grad_fn.needs_input_grad
 
 
 def with_new(Double, before=lambda cls: None, made=None):
-    """A class whose ``__new__`` calls ``before``; if there is a list ``made`` it returns its one object each time."""
+    """A class whose ``__new__`` calls ``before``; it returns the one object in ``made``, if that is a list."""
 
     class DoubleBackward(BackwardCFunction):
         _forward_cls = Double
@@ -281,7 +281,7 @@ def new_that_is_called_once_a_call(s):
 
 
 def overriding(cls):
-    """Attributes of a ctx that are C++'s, unless somebody overrides them."""
+    """Attributes of a ctx that are implemented in C++, overridden."""
     return {
         "name": lambda self: "my name",
         "saved_tensors": property(lambda self: ("mine",)),

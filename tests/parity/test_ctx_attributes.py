@@ -125,7 +125,7 @@ def compiled_autograd_backward_state(s):
     s.outcome("assigned", lambda: node._compiled_autograd_backward_state)
     try:
         node._compiled_autograd_backward_state = [2]
-    except RuntimeError:  # torch's text is that of an internal assertion, with a path
+    except RuntimeError:  # torch's message is an internal assertion's, with a path
         s.record("assigned only once", node._compiled_autograd_backward_state)
 
 
@@ -439,7 +439,7 @@ def attributes_after_forward(s):
     s.record("afterwards", node.to_save, node.dirty_tensors, node.non_differentiable)
 
 
-# Making one by hand
+# A ctx created by hand
 
 
 @scenario

@@ -11,7 +11,7 @@ import torch_ext
 
 
 def make_two(s):
-    """Two inputs, two outputs."""
+    """A Function with two inputs and two outputs."""
 
     class Two(s.Function):
         @staticmethod

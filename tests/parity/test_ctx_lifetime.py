@@ -14,7 +14,7 @@ from torch_ext import hooks
 
 
 class Marker:
-    """Something that takes a weak reference."""
+    """Something that can be referred to weakly."""
 
 
 def make_function(s, forward=lambda ctx, x, y: None, backward=lambda ctx, grad: None):
@@ -90,7 +90,7 @@ def ctx_without_grad_kept(s):
 
 
 def keep_on_ctx(name):
-    """A forward callback that puts a fresh marker on ctx; returns it and the list of weak references."""
+    """A forward callback that puts a new marker on ctx, and the list of weak references to the markers."""
     refs = []
 
     def forward(ctx, x, y):
@@ -253,12 +253,12 @@ def output_with(kind, x):
     return y
 
 
-if torch_is_since("2.13"):  # before, the node owns its ctx and is not shown to the collector
+if torch_is_since("2.13"):  # before, the node owns its ctx, and the collector isn't shown that
 
     @pytest.mark.parametrize("used", [False, True])
     @pytest.mark.parametrize("kind", HOOK_CYCLES)
     def test_cycle_through_a_hook_is_collected_where_torch_leaks(kind, used):
-        """torch's node shows its hooks to the collector only where nothing besides its Python object holds it."""
+        """torch's node shows its hooks to the collector only if nothing but its Python object holds it."""
         y = output_with(kind, torch.ones(2, requires_grad=True))
         if used:
             y.sum().backward()

@@ -20,7 +20,7 @@ def make_double(s, log=lambda *what: None):
 
 
 def make_sum(s):
-    """Any number of inputs, and two outputs."""
+    """A Function of any number of inputs, with two outputs."""
 
     class Sum(s.Function):
         @staticmethod

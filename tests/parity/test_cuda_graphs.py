@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""CUDA graphs: captured Functions, and the ``Graphed`` that ``torch.cuda.make_graphed_callables`` makes.
+"""CUDA graphs: captured Functions, and the ``Graphed`` that ``torch.cuda.make_graphed_callables`` creates.
 
 On a GPU (``--device cuda``) the graphs are real. Elsewhere stand-ins capture nothing, and what is replayed stays
-as it was: ``Graphed``'s own calls are what is seen then.
+as it was: then only ``Graphed``'s own calls are tested.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ def graphs(s):
         "stream": contextlib.nullcontext,
         "synchronize": lambda: None,
     }
-    # What a capture would only allocate has to have values here.
+    # Without a capture, what would only be allocated needs values.
     with mock.patch.multiple(torch.cuda, **stand_ins), mock.patch.object(torch, "empty_like", torch.ones_like):
         yield
 

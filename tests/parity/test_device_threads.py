@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What backward and its hooks find where they run: on a GPU that is a thread of the engine, one for each device."""
+"""What backward and its hooks find on their thread: for a GPU it is the engine's, one for each device."""
 
 import contextvars
 import threading
@@ -12,13 +12,13 @@ from harness.small_functions import make_square
 
 
 def here():
-    """What can be said of the current thread in every run."""
+    """What is the same about the current thread in every run."""
     thread = threading.current_thread()
     return "the main thread" if thread is threading.main_thread() else type(thread).__name__
 
 
 def make_telling(s, tell, in_backward=lambda: None):
-    """x * 2 whose backward records what ``tell()`` gives and calls ``in_backward()``."""
+    """x * 2 whose backward records what ``tell()`` returns, and calls ``in_backward()``."""
 
     class Telling(s.Function):
         @staticmethod
@@ -258,7 +258,7 @@ def finalisers_of_what_backward_dropped(s):
 
 @scenario
 def classes_and_functions_first_used_there(s):
-    """A Function called for the first time in another's backward, and a class made there."""
+    """A Function called for the first time in another's backward, and a class defined there."""
 
     class Outer(s.Function):
         @staticmethod

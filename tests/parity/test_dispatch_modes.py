@@ -250,7 +250,7 @@ def disabled_torch_function(s):
 
 @scenario
 def python_dispatch_snapshot_in_backward(s):
-    # What the engine restores when backward runs under a mode.
+    # What the engine restores if backward runs under a mode.
     class Looks(s.Function):
         @staticmethod
         def forward(ctx, x):

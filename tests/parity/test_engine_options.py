@@ -291,7 +291,7 @@ def reentrant_backward_nested(s):
 
 @scenario
 def reentrant_backward_deeper_than_one_stack(s):
-    # The engine moves to another thread at a depth of 60.
+    # At a depth of 60 the engine goes on on another thread.
     steps = []
     x = s.randn(2, requires_grad=True)
     make_recursive(s, steps).apply(x, 130).sum().backward()

@@ -29,7 +29,7 @@ class UnprintableError(Exception):
 
 
 def fail(kind):
-    """Raises an exception of that kind, through a few frames of the user's."""
+    """Raises an exception of this kind, through a few frames of the user."""
 
     def inner():
         if kind == "from":
@@ -46,7 +46,7 @@ def fail(kind):
                 raise RuntimeError("alone") from None
         if kind == "note":
             error = ValueError("with a note")
-            error.__notes__ = ["the note"]  # what add_note() does, from Python 3.11 on
+            error.__notes__ = ["the note"]  # as add_note() does, from Python 3.11 on
             raise error
         if kind == "odd":
             raise OddError("first", second="second")
@@ -92,7 +92,7 @@ KINDS = [
 
 
 def make_failing(s, step, kind):
-    """A Function that fails in this step alone."""
+    """A Function that fails in this step only."""
 
     def maybe(name):
         if name == step:
@@ -127,7 +127,7 @@ def make_failing(s, step, kind):
 
 
 def run_to(s, step, call):
-    """Use the Function so that ``step`` is run."""
+    """Use the Function in such a way that ``step`` runs."""
     x = s.randn(2, requires_grad=True)
     if step == "backward":
         call(x).sum().backward()
@@ -285,7 +285,7 @@ def a_function_that_calls_itself_forever(s):
         Endless.apply(s.randn(2, requires_grad=True))
     except RecursionError as error:
         s.record("raised", str(error).partition(" while")[0])
-    # How deep it went shows in sequence numbers: a call of ours takes fewer frames.
+    # Sequence numbers show how deep it went: a call of ours takes fewer frames.
     s.record("still works", make_square(s.Function).apply(s.randn(2, requires_grad=True)).detach())
 
 
@@ -514,7 +514,7 @@ def wrong_calls(s):
 @scenario
 def apply_called_as_a_plain_function(s):
     attribute = s.Function.__dict__["apply"]
-    function = getattr(attribute, "__func__", attribute)  # a descriptor of C's from torch 2.14 on
+    function = getattr(attribute, "__func__", attribute)  # a C descriptor from torch 2.14 on
     s.record("output", function(make_square(s.Function), s.randn(2, requires_grad=True)))
     s.raises("no class", function)
     s.raises("no Function", function, int, 3)
@@ -648,7 +648,7 @@ def error_in_one_of_several_branches(s):
     s.raises("backward", lambda: sum(branches).sum().backward())
     s.record("order", order)
     s.record("input", x)
-    # The engine drops what it had queued at the next backward.
+    # What the engine has queued it drops in the next backward.
     identity.apply(x).sum().backward()
 
 

@@ -316,7 +316,7 @@ def code_changed_after_the_first_call(s):
 
 @scenario(since="2.13")
 def wrapped_forward(s):
-    """inspect.signature follows __wrapped__, which is what binds the arguments."""
+    """inspect.signature follows __wrapped__, and binds the arguments."""
 
     def forward(x, scale=2):
         s.record("wrapped", x, scale)

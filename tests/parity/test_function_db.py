@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The Functions that torch keeps to try its own subsystems, defined again over the base under test."""
+"""The Functions that torch tests its own subsystems with, defined again over the base under test."""
 
 import importlib.util
 from unittest import mock
@@ -16,7 +16,7 @@ NAMES = [info.name for info in torchs.autograd_function_db]
 
 
 def definition(s, name):
-    """The OpInfo of that name in a fresh copy of torch's module, whose classes derive from s.Function."""
+    """The OpInfo with this name, in a fresh copy of torch's module whose classes derive from s.Function."""
     spec = importlib.util.spec_from_file_location(torchs.__name__, torchs.__file__)
     module = importlib.util.module_from_spec(spec)
     with mock.patch.object(torch.autograd, "Function", s.Function):
@@ -26,7 +26,7 @@ def definition(s, name):
 
 
 def samples(s, info, requires_grad):
-    """What it is tried on. OpInfo.sample_inputs() gives the same, and reads the source of the whole stack for each."""
+    """Its inputs. OpInfo.sample_inputs() gives the same, but reads the source of the whole stack for each."""
     torch.manual_seed(0)
     return list(info.sample_inputs_func(info, s.device, torch.float64, requires_grad))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The function transforms of torch.func over a Function."""
+"""A Function under the transforms of torch.func."""
 
 import torch
 import torch._decomp.decompositions_for_jvp  # torch does so at the first dual level, with warnings

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Differences that the fuzzer found and no other file has a place for."""
+"""Differences that the fuzzer found, and that have no place in another file."""
 
 import contextlib
 import warnings

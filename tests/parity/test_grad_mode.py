@@ -7,7 +7,7 @@ from harness.small_functions import make_product, make_square
 
 
 def make_mode_reporter(s):
-    """Records grad mode in each step."""
+    """A Function that records grad mode in each step."""
 
     class Reporter(s.Function):
         @staticmethod

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 
 def check(s, label, checker, function, *inputs, **options):
-    """Record the verdict, with what it says of a wrong gradient."""
+    """Record the verdict, with its message about a wrong gradient."""
     try:
         s.record(label, checker(function, inputs, **options))
     except Exception as error:

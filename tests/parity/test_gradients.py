@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What backward is given and what it may return: counts, shapes, dtypes, devices, undefined gradients."""
+"""What backward gets and what it may return: counts, shapes, dtypes, devices, undefined gradients."""
 
 import torch
 from harness import scenario

@@ -21,7 +21,7 @@ def imitation(function):
 
 
 def subject(s):
-    """A scenario in which each of the faults below can be seen."""
+    """A scenario that shows each of the faults below."""
 
     class Double(s.Function):
         @staticmethod
@@ -50,7 +50,7 @@ class Faithful(torch.autograd.Function):
 
 
 def fault(break_output):
-    """A Function whose ``apply`` does ``break_output(inputs, output)`` with what the right one returns."""
+    """A Function whose ``apply`` returns ``break_output(inputs, output)`` in place of ``output``."""
 
     class Broken(torch.autograd.Function):
         @classmethod

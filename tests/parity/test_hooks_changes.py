@@ -12,7 +12,7 @@ import torch_ext
 
 
 def ways(s):
-    """Name, a function that registers, and one that runs backward, for each kind of hook and of node."""
+    """For each kind of hook and of node: a name, a function that registers, and one that runs backward."""
     hooks = hooks_of(s)
     for kind, product in products(s):
         leaf = s.randn(2, requires_grad=True)
@@ -107,7 +107,7 @@ def adding_from_inside(s):
 
 @scenario
 def adding_a_later_kind_from_inside(s):
-    """A hook may register the node's first hook of a kind that is to run later in the same backward."""
+    """A hook may register the node's first hook of a kind that runs later in the same backward."""
     for name, product in products(s):
         hooks = hooks_of(s)
         leaf = s.randn(2, requires_grad=True)
@@ -206,7 +206,7 @@ def registering_after_backward(s):
 
 
 def test_a_hook_may_register_one_on_another_output_where_torch_loses_hooks():
-    """torch's engine goes through memory that registering has freed."""
+    """torch's engine reads memory that registering has freed."""
     ran = []
     rows = (torch.ones(9, 2, requires_grad=True) * 2).unbind()
 

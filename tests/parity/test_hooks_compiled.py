@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Hooks under compiled autograd and torch.compile.
 
-Plain tests: what torch's compiler keeps of a run differs from one run to the next, so transcripts don't fit.
+Plain tests: what torch's compiler keeps differs from one run to the next, so transcripts can't be compared.
 """
 
 import pytest
@@ -19,7 +19,7 @@ PRODUCTS = {
 
 
 def traced(build, hooks):
-    """The targets in the graphs that compiled autograd makes, and the gradients.
+    """The targets in the graphs that compiled autograd creates, and the gradients.
 
     ``build(hooks)`` registers hooks and returns a result to differentiate, and its leaves.
     """
@@ -39,7 +39,7 @@ def traced(build, hooks):
 
 
 def compare(build):
-    """Fail if a backward with hooks of torch_ext is compiled to something else than with torch's."""
+    """Fail if a backward with torch_ext's hooks is compiled to something else than one with torch's."""
     theirs, expected = traced(build, TORCH)
     ours, grads = traced(build, torch_ext.hooks)
     assert ours == theirs

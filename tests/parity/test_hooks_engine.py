@@ -25,7 +25,7 @@ def watch(s, hooks, name, tensor):
 
 
 def watched_graph(s, product):
-    """Leaves and results by name, everything watched: total = (left * right) * left."""
+    """Leaves and results by name, all of them watched: total = (left * right) * left."""
     left, right = s.randn(2, requires_grad=True), s.randn(2, requires_grad=True)
     middle = product(left, right)
     total = product(middle, left)
@@ -276,7 +276,7 @@ def backward_on_another_thread(s):
 
 
 def deep_inside(depth, innermost):
-    """Backward within backward, so deep that the engine continues on threads of its own; a Function per level."""
+    """Backward inside backward, so deep that the engine goes on on threads of its own; a Function for each level."""
 
     class Reenter(torch_ext.Function):
         @staticmethod

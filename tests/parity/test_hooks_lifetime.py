@@ -10,7 +10,7 @@ from harness.registering import accumulate_grad, hooks_of, products
 
 
 class Hook:
-    """A hook that weak references can watch; whatever it is given to hold makes a cycle."""
+    """A hook that can be referred to weakly, and that makes a cycle with what it holds."""
 
     def __init__(self, *held):
         self.held = held
@@ -20,7 +20,7 @@ class Hook:
 
 
 def targets(s):
-    """Name, target and way of registering; for each kind of hook."""
+    """For each kind of hook: name, target and way of registering."""
     hooks = hooks_of(s)
     for kind, product in products(s):
         output = product(s.randn(2, requires_grad=True), s.randn(2))
@@ -80,7 +80,7 @@ def hooks_of_what_is_gone(s):
 
 
 def cycle(s, register_on):
-    """A weak reference to a hook that holds what holds it, once nothing else does."""
+    """A weak reference to a hook that only what it holds itself keeps alive."""
     hook = Hook()
     register_on(hook)
     return weakref.ref(hook)
@@ -145,7 +145,7 @@ def cycles_through_a_leaf(s):
 
 @scenario
 def cycles_in_a_chain(s):
-    """Hooks at one end of a graph that hold the other."""
+    """Hooks at one end of a graph that hold the other end."""
     hooks = hooks_of(s)
     for kind, product in products(s):
 
@@ -216,7 +216,7 @@ def references_of_hooks(s):
 
 @scenario
 def gradients_are_freed_as_before(s):
-    """A hook that looks and returns nothing keeps no gradient, and costs no copy on accumulation."""
+    """A hook that only looks keeps no gradient alive, and costs no copy when it is accumulated."""
     hooks = hooks_of(s)
     leaf = s.randn(2, requires_grad=True)
     refs, places = [], []

@@ -7,7 +7,7 @@ from harness.registering import accumulate_grad, hooks_of, products
 
 
 def register_all(s, hooks, name, leaf, output):
-    """A hook of each kind, in an order other than that in which they run."""
+    """Register a hook of each kind, in another order than that in which they run."""
     node = output.grad_fn
     hooks.register_post_accumulate_grad_hook(leaf, lambda leaf: s.record(f"{name} accumulated", leaf.grad))
     hooks.register_node_posthook(node, lambda *grads: s.record(f"{name} posthook", grads))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What hooks may return in place of a gradient, and what is said of anything else."""
+"""What hooks may return in place of a gradient, and the error for anything else."""
 
 import sys
 
@@ -10,7 +10,7 @@ from harness.registering import accumulate_grad, empty_the_queue, hooks_of, prod
 
 import torch_ext
 
-# What becomes of a gradient; each has to be like it or is refused.
+# What a hook returns for a gradient; what isn't like the gradient is rejected.
 REPLACEMENTS = {
     "itself": lambda grad: grad,
     "None": lambda grad: None,
@@ -58,7 +58,7 @@ TUPLES = {
 
 
 def run(s, name, product, register):
-    """Backward through a product, its hooks registered by ``register(left, right, output)``."""
+    """Run backward through a product, with the hooks of ``register(left, right, output)``."""
     left, right = s.randn(2, requires_grad=True), s.randn(2, requires_grad=True)
     output = product(left, right)
     register(left, right, output)
@@ -127,7 +127,7 @@ def post_accumulate_grad_hooks_run_on_after_a_result(s):
 
 @scenario
 def none_in_place_of_gradients(s):
-    """Once a hook made a gradient undefined, it stays so."""
+    """A gradient that a hook made undefined stays so."""
     hooks = hooks_of(s)
     for name, product in products(s):
 
@@ -226,7 +226,7 @@ def names_in_messages(s):
 @scenario
 def name_that_cannot_be_read(s):
     hooks = hooks_of(s)
-    # From Python 3.13 on, what torch asks for the name with reports the error that it ignores.
+    # From Python 3.13 on, the function that torch asks for the name reports the error that it ignores.
     report, sys.unraisablehook = sys.unraisablehook, lambda report: None
     try:
         run(s, "no name", torch.mul, lambda left, right, y: hooks.register_tensor_hook(y, Nameless()))
@@ -236,7 +236,7 @@ def name_that_cannot_be_read(s):
 
 @scenario
 def kinds_of_callables(s):
-    """Bound methods, builtins, partial objects, classes with __call__: all are called with the same arguments."""
+    """Bound methods, builtins, partial objects, classes with __call__: all get the same arguments."""
     import functools
 
     class Recorder:

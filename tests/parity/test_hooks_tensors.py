@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which tensors can have hooks, and what becomes of these as the tensor is viewed, changed, copied or pickled."""
+"""Which tensors can have hooks, and what becomes of the hooks if a tensor is viewed, changed, copied or pickled."""
 
 import copy
 import io
@@ -148,7 +148,7 @@ def base_changed_in_place_and_looked_at(s):
 
 @scenario
 def base_changed_in_place_and_not_looked_at(s):
-    """The old hooks' dict is still there, so torch adds to that and not to the new node's."""
+    """The dict of the old hooks is still there, so torch adds to it and not to the new node's."""
     hooks = hooks_of(s)
     base = s.randn(4, requires_grad=True) * 2
     view = base[1:]

@@ -6,7 +6,7 @@ from harness import scenario
 
 
 def adding(s, *, dirty=lambda ctx, x: ctx.mark_dirty(x), change=lambda x: x.add_(1), result=lambda x: x):
-    """Changes x, marks it and returns ``result(x)``."""
+    """A Function that changes x, marks it and returns ``result(x)``."""
 
     class Adds(s.Function):
         @staticmethod

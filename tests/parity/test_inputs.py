@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What can be given to a Function."""
+"""What can be passed to a Function."""
 
 import collections
 
@@ -9,7 +9,7 @@ from harness import scenario
 
 
 def make_first(s):
-    """Doubles the first tensor among any inputs and records them."""
+    """A Function that records its inputs and doubles the first tensor among them."""
 
     class First(s.Function):
         @staticmethod

@@ -21,7 +21,7 @@ def doubling(s):
     return Double
 
 
-# The first jagged tensor of a process fills a table in torch that keeps tensors.
+# The first jagged tensor of a process fills a table of torch's, which keeps tensors alive.
 torch.nested.nested_tensor([torch.ones(1)], layout=torch.jagged)
 
 
@@ -185,7 +185,7 @@ def nested(s, layout):
 
 
 def doubling_nested(s):
-    """Records parts rather than the tensor, whose symbolic size differs from run to run."""
+    """Records parts, not the tensor, whose symbolic size differs from run to run."""
 
     class Double(s.Function):
         @staticmethod

@@ -9,7 +9,7 @@ from torch.autograd.function import BackwardCFunction, _ContextMethodMixin
 
 
 class Double(torch.autograd.Function):
-    """At module level, where pickle finds it."""
+    """A class that pickle finds by name."""
 
     @staticmethod
     def forward(ctx, x):

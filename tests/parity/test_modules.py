@@ -7,7 +7,7 @@ from harness.small_functions import make_identity, make_product, make_square
 from torch import nn
 from torch.nn.utils import parametrize
 
-# torch keeps what the first jagged tensor makes.
+# torch keeps what it creates for the first jagged tensor.
 torch.nested.as_nested_tensor([torch.ones(1)], layout=torch.jagged).requires_grad_()
 
 

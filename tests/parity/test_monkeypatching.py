@@ -23,7 +23,7 @@ def make_function(s):
 
 
 def use(s, function, label):
-    """Record what forward, backward and jvp of ``function`` give now."""
+    """Record what forward, backward and jvp of ``function`` return now."""
     x = s.randn(2, requires_grad=True)
     s.outcome(f"{label}: forward", function.apply, x)
     s.outcome(f"{label}: backward", lambda: torch.autograd.grad(function.apply(x).sum(), x))
@@ -396,7 +396,7 @@ def forward_is_a_descriptor_that_replaces_itself(s):
             def forward(ctx, x):
                 return x * number
 
-            cls.forward = Once()  # the last reference to this one goes
+            cls.forward = Once()  # releases the last reference to self
             cls.forward.number = number + 1 if hasattr(cls, "forward") and number < 5 else 1
             return forward
 

@@ -25,7 +25,7 @@ def declaring(s, declare, forward=lambda x: (x.sin().to(BF16), x.cos()), mark=la
 
 
 def double_gradients(s, Function, x):
-    """Sends a gradient of dtype float64 to each output."""
+    """Run backward with a gradient of dtype float64 for each output."""
     outputs = Function.apply(x)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     s.record("outputs", outputs)
@@ -98,7 +98,7 @@ def grad_dtype_is_declared_once(s):
 
 @scenario(since="2.14")
 def grad_dtype_among_other_errors(s):
-    """Which error comes first, and what had happened by then."""
+    """Which error comes first, and what has happened before."""
 
     def with_attribute(name):
         def declare(ctx):
@@ -173,7 +173,7 @@ def saving(s):
 
 
 def noting(s):
-    """A node creation hook that records all it can see."""
+    """A node creation hook that records everything it can see."""
 
     def hook(node):
         edges = [(f and f.name(), i) for f, i in node.next_functions]
@@ -247,7 +247,7 @@ def node_creation_hooks_nested_and_failing(s):
         with hooks:
             return Saves.apply(*args)
 
-    keep = Saves.apply(x, y)  # keeps the nodes of the leaves
+    keep = Saves.apply(x, y)  # keeps the nodes of the leaves alive
     with hook("outer"), hook("inner"):
         Saves.apply(x, y)
     s.raises("fails", called_with, hook("failing", lambda: 1 / 0), x, y)

@@ -20,7 +20,7 @@ class Raised(Exception):
 
 
 def make_failing(base, step):
-    """A Function of an extra argument that raises in this step, or nowhere."""
+    """A Function with an extra argument that raises in this step, or never."""
 
     def maybe(name):
         if name == step:
@@ -290,11 +290,11 @@ def test_no_object_more_after_two_thousand_calls(variant, device, kind, end):
             return live_objects() - before
 
         call()
-        # What something keeps once doesn't come again.
+        # A second run shows no caches that are filled once.
         assert grown() <= 0 or grown() <= 0
 
 
-# Under a transform torch runs a Function of its own besides, on its own code, which leaks.
+# Under a transform torch also runs a Function of its own, on its own code, which leaks.
 @pytest.mark.parametrize("implementation", ["ours", "installed"])
 @pytest.mark.parametrize("style", MAKERS)
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "transform"])
@@ -315,5 +315,5 @@ def test_none_is_not_leaked_as_torch_does(implementation, style, step):
         for _ in range(repeat):
             call()
         gc.collect()
-        # Caches and other threads come and go; a leak shows in each call.
+        # Caches and other threads change the counts now and then; a leak does so in each call.
         assert abs(sys.getrefcount(None) - before) < repeat / 2

@@ -10,7 +10,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks, save_on_cpu, saved
 
 
 def make_saver(s, *, setup=False):
-    """Saves input, intermediate, output, None and an input again."""
+    """A Function that saves input, intermediate, output, None and the input again."""
 
     def backward(ctx, grad):
         s.record("backward begins")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Forward and backward on streams other than the default one. The CPU has stand-ins for streams, and runs in order."""
+"""Forward and backward on other streams than the default. The CPU has stand-ins for streams, and runs in order."""
 
 import contextlib
 
@@ -23,7 +23,7 @@ class Streams:
 
     @contextlib.contextmanager
     def on(self, name):
-        """Work on a stream, after what the current one was given before, and before what it is given afterwards."""
+        """Work on a stream, after what the current one got before, and before what it gets afterwards."""
         around, stream = self.module.current_stream(), self.named[name]
         stream.wait_stream(around)
         with self.module.stream(stream):

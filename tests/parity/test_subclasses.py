@@ -11,7 +11,7 @@ class Plain(torch.Tensor):
 
 
 class Opaque(torch.Tensor):
-    """A subclass whose operations give ordinary tensors."""
+    """A subclass whose operations return ordinary tensors."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 

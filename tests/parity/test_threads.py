@@ -44,14 +44,14 @@ def in_threads(count, work):
 
 
 def wait_until_dead(refs):
-    """A pool thread lets go of its last task some time after the result is there."""
+    """Return when all are dead: a pool thread releases its last task some time after the result is there."""
     while any(ref() is not None for ref in refs):
         time.sleep(0.001)
         gc.collect()
 
 
 def on_a_foreign_thread(work):
-    """What work() returned or raised on a thread that libc made, unknown to Python."""
+    """What work() returned or raised on a thread that libc created and Python doesn't know."""
     results = []
 
     def run(_):
@@ -200,7 +200,7 @@ def backward_from_torchscript(s):
 
 
 def backward_on_a_pool_thread(s, backward_of):
-    """Record what the gradient of a Function with this backward is there."""
+    """Record the gradient that a Function with this backward has there."""
 
     class Doubles(s.Function):
         @staticmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Small pieces of work, one for each facility, each a function without arguments that returns what can be compared."""
+"""Small pieces of work, one for each facility: functions without arguments whose results can be compared."""
 
 import gc
 import warnings

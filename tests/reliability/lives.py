@@ -42,7 +42,7 @@ class Double(torch_ext.Function):
 
 
 class Copy(torch_ext.Function):
-    """The cheapest node there is."""
+    """A Function with the cheapest node."""
 
     @staticmethod
     def forward(ctx, x):
@@ -112,7 +112,7 @@ def runs_backward_at_exit():
 
 
 class Finaliser:
-    """Runs a graph when hardly anything is left."""
+    """Runs a graph when hardly anything else is left."""
 
     def __init__(self):
         self.y = Double.apply(leaf())
@@ -158,7 +158,7 @@ def forks_after_use():
         child = os.fork()
         if child == 0:
             check()
-            y.sum().backward()  # the graph of the parent
+            y.sum().backward()  # the parent's graph
             gc.collect()
             os._exit(5)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
@@ -214,7 +214,7 @@ def reloads_modules():
 
 
 def clears_the_type_cache():
-    """Python 3.10 gives out version tags from the start again; from then on references to None drift a while."""
+    """Python 3.10 gives out version tags from the start again, and references to None drift for a while."""
     x = leaf()
     for number in range(500):
         Double.forward = staticmethod(lambda ctx, x, number=number: x * number)
@@ -226,7 +226,7 @@ def clears_the_type_cache():
 
 
 def drops_hooks_after_a_subinterpreter():
-    """PyGILState_Check() answers yes from then on, also where torch has released the GIL to free a tensor."""
+    """From then on PyGILState_Check() is always true, even while torch has released the GIL to free a tensor."""
     try:
         import _interpreters as interpreters
     except ImportError:  # up to Python 3.12
@@ -318,7 +318,7 @@ def met(meet):
 
 
 def is_interrupted_at_any_time():
-    """Says "ready", and works until it is interrupted; for as many lines as there are on stdin."""
+    """Prints "ready" and works until it is interrupted, for each line of stdin."""
     for _ in sys.stdin:
         try:
             print("ready", flush=True)
@@ -388,20 +388,20 @@ def re_enters_deeply():
     x = leaf()
     Nested.apply(x, 150).sum().backward()
     assert x.grad.tolist() == [151.0, 151.0], x.grad
-    # Deep down backward runs on threads of the engine's own, which let go of their nodes later. The interpreter's end
-    # takes down those that still do, on stock torch too: with C++ on their stacks that ends the process.
+    # Deep down backward runs on threads of the engine's own, which release their nodes later. The interpreter's end
+    # ends those that are still at it, on stock torch too, and with C++ on their stacks that ends the process.
     while any(node() is not None for node in nodes):
         time.sleep(0.01)
     time.sleep(0.1)
 
 
-# As little as Python itself needs: from 3.13 on it deallocates nested objects to a depth of thousands before it goes on
-# flat, whatever the thread's stack.
+# As little as Python itself needs: from 3.13 on it deallocates nested objects by recursion to a depth of thousands,
+# however small the thread's stack is.
 SMALL_STACK = (4096 if sys.version_info >= (3, 13) else 256) * 1024
 
 
 def million(apply, run, stack=None):
-    """A chain of a million nodes, made, run backward if wanted, and freed; on a thread with a small stack if wanted."""
+    """Creates a chain of a million nodes, runs backward if ``run``, and frees it. ``stack``: on a thread with that."""
 
     def work():
         x = leaf()
@@ -451,7 +451,7 @@ def drops_a_million_nodes_that_others_are_between():
 
 
 def is_imported_by_another_interpreter():
-    """torch itself is of no use once there is another interpreter: only that ours refuses is looked at."""
+    """torch itself doesn't work once there is another interpreter, so all that is tested is our refusal."""
     y = Double.apply(leaf())
     if sys.version_info >= (3, 13):
         import _interpreters as interpreters
@@ -472,5 +472,5 @@ def is_imported_by_another_interpreter():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     globals()[sys.argv[1]]()

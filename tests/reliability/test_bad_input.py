@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Wrong uses: what stock torch raises, or a clear error where stock torch crashes; never a crash."""
+"""Wrong uses raise what stock torch raises, or a clear error if that crashes; they never crash."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from torch_ext import hooks
 
 CASES = list(load())
 
-# What follows from torch_ext's own class: Python's words for a layout that is not torch's.
+# What follows from torch_ext's own class: Python's message on a layout that isn't torch's.
 OWN_CLASS = (
     (re.compile(r"_FunctionBase\.__new__"), re.compile(r"raised TypeError: torch.* is not safe, use .*__new__\(\)")),
     (re.compile(r"class assignment to another's"), re.compile(r"raised TypeError: __class__ assignment: .* layout")),
@@ -113,7 +113,7 @@ def test_own_functions(name, value):
     except Exception as raised:
         assert isinstance(raised, error) and re.search(message, str(raised)), raised
     else:
-        # What fits is taken.
+        # A value that fits is accepted.
         assert result is None or isinstance(result, (bool, RemovableHandle, dict, type(ENGINE)))
         if isinstance(result, RemovableHandle):
             result.remove()

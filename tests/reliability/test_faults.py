@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Every call that can fail does, once: for each body, the first call of ours of CPython or of an allocator, the second,
-and so on until all succeed. The process lives, the failure is reported, nothing is lost, and the next run is right."""
+"""Every call that can fail fails once.
+
+For each body our first call to CPython or to an allocator fails, then the second, and so on until all succeed. The
+process survives, the failure is reported, nothing leaks, and the next run is right.
+"""
 
 import gc
 import logging
@@ -14,8 +17,8 @@ from harness.levels import grows
 import torch_ext
 from tools.faults import Faults
 
-# A run that loses something does so each time; what caches and the allocators do is not regular. The next figure is for
-# those that grew with the one before.
+# A run that loses something does so each time, caches and allocators don't. Each further figure is for the bodies that
+# grew with the one before.
 REPEATS = (8, 64, 512, 512)
 
 # Where torch's and pybind11's own code, compiled into ours, can't do without memory: it ends the process (the metadata
@@ -44,16 +47,16 @@ def faults():
 
 @pytest.fixture
 def reported(monkeypatch):
-    """What could only be reported: a failure in a destructor, or in a report on a failure."""
+    """Failures that could only be reported: those in a destructor, or in a report on a failure."""
     found = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: found.append(type(report.exc_value)))
-    # pytest keeps what is logged.
+    # pytest keeps what is logged alive.
     monkeypatch.setattr(logging.getLogger("torch_ext.anomaly.failures"), "disabled", True)
     return found
 
 
 def run(body, faults, n):
-    """(result, error, name of the function that failed) of the body, its n-th call failing."""
+    """(result, error, name of the function that failed) of the body if its n-th call fails."""
     try:
         with faults.at(n, but=NOT_OURS.get(body.__name__, ())) as fault:
             result, error = body(), None
@@ -63,7 +66,7 @@ def run(body, faults, n):
 
 
 def is_injected(error):
-    """The failure itself, or what the code that was run said of it."""
+    """Whether it is the failure itself, or an error that the code raised because of it."""
     while error is not None:
         text = str(error)
         if isinstance(error, MemoryError) or "bad_alloc" in text or text == "error unpacking string as utf-8":
@@ -72,7 +75,7 @@ def is_injected(error):
     return False
 
 
-# A failure's report reads the source of each frame, and pytest has many; the profiler takes milliseconds.
+# A report on a failure reads the source of each frame, and pytest has many; the profiler takes milliseconds.
 SLOW = {"failure_in_anomaly_mode", "profiled_call"}
 
 

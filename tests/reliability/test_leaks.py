@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Nothing is left behind: by ordinary calls, cycles, a million calls. ``make leaks`` runs all scenarios for it."""
+"""Ordinary calls, cycles and a million calls leave nothing behind. ``make leaks`` runs all scenarios for that."""
 
 import gc
 import multiprocessing
@@ -19,14 +19,14 @@ REPEAT = 1000
 
 @pytest.fixture
 def frozen():
-    """What there was before is no garbage: collections are quick."""
+    """Collections pass over what was there before, so they are quick."""
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
 
 
-# Those that take milliseconds a run.
+# Those that take milliseconds for each run.
 SLOW = {"profiled_call", "anomaly_mode", "failure_in_anomaly_mode", "cycle_that_is_collected"}
 
 
@@ -162,8 +162,10 @@ def tensors():
 
 
 def outlives(make, function):
-    """Whether what make(function) returns outlives a garbage collection. A weak reference doesn't tell: the collector
-    clears it before the finalisers, and what these keep alive it leaves."""
+    """Whether what make(function) returns outlives a garbage collection.
+
+    A weak reference doesn't tell: the collector clears it before it calls finalisers, which may keep the object alive.
+    """
     before = tensors()
     make(function)
     return tensors() > before
@@ -209,7 +211,7 @@ MILLIONS = {
 
 
 def growth(name):
-    """By how many bytes a million calls raise resident memory."""
+    """By how many bytes a million calls increase the resident memory."""
     call = MILLIONS[name]
     for _ in range(10_000):
         call()
@@ -222,6 +224,6 @@ def growth(name):
 @pytest.mark.long
 @pytest.mark.parametrize("name", MILLIONS)
 def test_resident_memory_is_flat_over_a_million_calls(name):
-    # In a process of its own: what the profiler frees, say, makes the heap grow once more, much later.
+    # In a process of its own: what the profiler freed, for example, would make the heap grow again much later.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         assert process.submit(growth, name).result() < 1_000_000, "a byte a call"

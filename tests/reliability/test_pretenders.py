@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Objects that isinstance() takes for tensors and that are none. Stock torch reads their memory as a tensor's.
+"""Objects that isinstance() takes for tensors, but that are none. Stock torch reads their memory as a tensor's.
 
 What it is (a mock, a weak proxy, a class that says so) x where it comes (argument, output, saved, marked, gradient,
 tangent, result of a hook): each is a TypeError that names the type, and the next call is right.
@@ -18,7 +18,7 @@ from torch_ext import hooks, tracer
 
 
 class Claims:
-    """Says that it is a tensor."""
+    """Claims to be a tensor."""
 
     @property
     def __class__(self):

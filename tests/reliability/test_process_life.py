@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Forks, ends of the interpreter, reloads, signals, depth: each life in a process of its own. See :mod:`lives`."""
+"""Forks, exits, reloads, signals, deep graphs: each life in a process of its own. See :mod:`lives`."""
 
 import signal
 

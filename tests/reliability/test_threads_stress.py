@@ -23,11 +23,11 @@ def free_running():
     yield
     sys.setswitchinterval(before)
     torch_ext.uninstall()
-    torch_ext.set_detect_anomaly(False)  # contexts that overlap leave on what the last one found
+    torch_ext.set_detect_anomaly(False)  # after contexts that overlap it is as the last one found it
 
 
 def on_threads(*works, count=THREADS):
-    """Runs works[i % len(works)](i) on ``count`` threads that start together; raises what the first one raised."""
+    """Runs works[i % len(works)](i) on ``count`` threads that start together. Raises what the first one raised."""
     barrier = threading.Barrier(count)
     errors = []
 
@@ -193,7 +193,7 @@ def test_install_and_uninstall_while_others_call():
 
 @pytest.fixture
 def handles_counted_one_by_one(monkeypatch):
-    """torch counts up the ids of handles unguarded: without the GIL two of them may get the same."""
+    """torch counts the ids of handles without a lock: without the GIL two handles may get the same one."""
     lock = threading.Lock()
     init = RemovableHandle.__init__
 
@@ -219,7 +219,7 @@ def test_hooks_added_and_removed_during_backward(base):
         lambda: inner.grad_fn.register_prehook(lambda grads: seen.append(5)),
         lambda: inner.grad_fn.register_hook(lambda *grads: seen.append(6)),
     )
-    # The first of each kind makes the object that the engine goes through, which torch guards by nothing.
+    # The first of each kind creates the object that the engine iterates over, which torch doesn't guard.
     kept = [register() for register in add]
 
     def run(index):

@@ -43,7 +43,7 @@ exec c++ "$@"
 
 
 class Checkout:
-    """The project's own build files around a C++ module of a few lines.
+    """A checkout with the project's own build files and a C++ module of a few lines.
 
     Attributes:
         root: the checkout.
@@ -74,11 +74,11 @@ class Checkout:
         path.write_text(text)
 
     def set_answer(self, number):
-        """Changes the header, and with it what the compiled module says."""
+        """Changes the header, and with it ``answer`` in the compiled module."""
         self.write("csrc/compat.h", f"#pragma once\n#define ANSWER {number}\n")
 
     def start(self, code, python=sys.executable, **environment):
-        """Starts ``python -c code`` outside the checkout, which it can import from."""
+        """Starts ``python -c code`` outside the checkout, with the checkout on its path."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TORCH_EXT")}
         return subprocess.Popen(
             [python, "-c", code],
@@ -96,7 +96,7 @@ class Checkout:
         )
 
     def run(self, code="import torch_ext; print(torch_ext._C.answer)", **environment):
-        """Runs ``code`` to its end and returns (stdout, stderr); fails if it fails."""
+        """Runs ``code`` to its end and returns (stdout, stderr). Fails if it fails."""
         process = self.start(code, **environment)
         output, errors = process.communicate()
         assert process.returncode == 0, errors
@@ -142,13 +142,13 @@ def checkout(tmp_path):
 
 @pytest.fixture(scope="module")
 def shared_checkout(tmp_path_factory):
-    """For tests that change nothing in it."""
+    """A checkout for tests that change nothing in it."""
     return Checkout(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture
 def path_without_ninja(tmp_path):
-    """A PATH on which there is a compiler and no ninja."""
+    """A PATH with a compiler and no ninja."""
     folder = tmp_path / "path"
     folder.mkdir()
     for program in ("c++", "g++", "as", "ld", "sh", "sleep"):

@@ -11,7 +11,7 @@ from torch_ext import anomaly
 
 
 def born(forward, **options):
-    """The birth in the report on the NaN that backward of forward() gives."""
+    """``born`` in the report on the NaN in backward of forward()'s result."""
     with anomaly.set_detect_anomaly(True), pytest.raises(RuntimeError, match="returned nan values") as raised:
         forward().sum().backward(**options)
     report = anomaly.last_report()

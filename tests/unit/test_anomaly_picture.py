@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Report.draw: the picture, and what is said where there can be none."""
+"""Report.draw: the picture, and the error if there can be none."""
 
 import stat
 

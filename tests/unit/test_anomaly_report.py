@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a failed backward's exception and last_report() tell."""
+"""What the exception of a failed backward and last_report() say."""
 
 import gc
 import json
@@ -20,7 +20,7 @@ from torch_ext.anomaly import facts, failures
 @pytest.fixture(autouse=True)
 def quiet(recwarn):
     """Failing backwards warn; the parity scenarios look at that."""
-    # A backward of another test may have failed out of the report's sight.
+    # In another test C++ code may have called a backward that failed, so nobody has seen its end.
     failures._unfinished.clear()
     yield
     assert not failures._unfinished
@@ -366,7 +366,7 @@ def test_neighbours_are_placed_in_code_outside_torch():
     _, report = fail(lambda: (root_of(torch.nn.functional.gelu(zeros(1))) ** 1.5 * 0).sum().backward())
     places = {each.name: each.place for each in report.neighbours}
     assert places["SqrtBackward0"].function == "root_of"
-    assert places["PowBackward0"].file == __file__  # made by a Python wrapper within torch
+    assert places["PowBackward0"].file == __file__  # created by a Python wrapper inside torch
     assert places["PowBackward0"].function == "<lambda>"
     edges = {(report.neighbours[edge.start].name, report.neighbours[edge.end].name) for edge in report.edges}
     assert edges > {("PowBackward0", "SqrtBackward0"), ("SqrtBackward0", "GeluBackward0")}

@@ -122,7 +122,7 @@ def test_subclass_works():
 
 
 def test_apply_is_a_bound_method_named_apply():
-    # torch.compile recognises an alias of apply by just this.
+    # By this torch.compile recognises an alias of apply.
     apply = Scale.apply
     assert type(apply) is type(StockScale.apply)
     assert apply.__self__ is Scale
@@ -132,7 +132,7 @@ def test_apply_is_a_bound_method_named_apply():
 
 
 def signature(apply):
-    """Its text, None if it has none: torch's own is a method of C from 2.14 on."""
+    """The signature as text; None if it has none, as torch's own from 2.14 on, a method of C."""
     try:
         return str(inspect.signature(apply))
     except ValueError:
@@ -152,7 +152,7 @@ def test_signature_of_apply_while_installed():
 def test_apply_says_of_itself_what_torchs_does():
     for name in "__doc__", "__module__", "__name__", "__qualname__":
         theirs = getattr(StockScale.apply, name)
-        # One of C has the name of its class in its own.
+        # A method of C has the name of its class in its own name.
         assert getattr(Scale.apply, name) == (theirs and theirs.replace("StockScale", "Scale"))
 
 
@@ -249,6 +249,6 @@ def test_stub_declares_the_members_of_the_extensions_types():
 def test_extension_is_documented():
     assert inspect.getdoc(torch_ext._C)
     for name, value in vars(torch_ext._C).items():
-        # apply passes for torch's own, which has no docstring.
+        # apply looks like torch's own, which has no docstring.
         if not name.startswith("_") and name != "apply":
             assert inspect.getdoc(value), name

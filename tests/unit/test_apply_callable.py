@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``MyFn.apply``: what Python code that looks at functions finds."""
+"""``MyFn.apply``: what code that inspects functions finds."""
 
 import inspect
 import types

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What torch_ext.Function has on every torch, though only newer ones have it; and stock Functions don't get it."""
+"""What torch_ext.Function has on every torch, and stock Functions have on newer ones only."""
 
 import pytest
 import torch

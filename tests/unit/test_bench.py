@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The benchmark: what it counts, whom it compares, and what its command prints."""
+"""The benchmark: what it counts, what it compares, and what its command prints."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ NAMES = [row.name for row in ROWS]
 
 
 class Clock:
-    """A CPU time that passes only where a test says so."""
+    """A CPU time that passes only when a test says so."""
 
     def __init__(self):
         self.now = 0.0
@@ -50,7 +50,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def one_thread():
-    """The command sets the process's number of threads; here it is taken back."""
+    """The command sets the process's number of threads; this restores it."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

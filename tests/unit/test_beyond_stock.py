@@ -78,7 +78,7 @@ def test_cycle_through_a_tensor_that_is_saved_alone(x):
     intermediate.result = Double.apply(intermediate)
     assert nodes() == before + 1
     del intermediate
-    # Not a weak reference: it is cleared before the finaliser runs, which could keep the cycle alive.
+    # Not a weak reference, which is cleared before the finaliser runs, and that could keep the cycle alive.
     assert nodes() == before
 
 
@@ -100,7 +100,7 @@ def test_cycle_with_a_saved_tensor_that_is_older_than_the_node(x):
         return weakref.ref(older)
 
     alive = make()
-    gc.collect()  # in the order of age: clearing a tensor that a node holds would end the process
+    gc.collect()  # in the order of age, since clearing a tensor that a node holds would end the process
     assert alive() is None
 
 
@@ -117,7 +117,7 @@ def test_long_chain_is_built_used_and_freed(x):
 
 @pytest.mark.filterwarnings("ignore")
 def test_metadata_that_cannot_be_printed(x, monkeypatch):
-    # Stock torch raises what printing raised, and after some times of it the process ends.
+    # Stock torch raises what printing raised, and when that has happened some times the process ends.
     reported = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reported.append(str(report.exc_value)))
 
@@ -138,7 +138,7 @@ def test_metadata_that_cannot_be_printed(x, monkeypatch):
 
 @pytest.mark.parametrize("failure", ["marked as dirty", "must implement the jvp"])
 def test_a_failed_call_that_left_its_node_on_a_captured_leaf(x, failure):
-    # Stock torch reads past the end of what it noted of the outputs for their missing gradients.
+    # For missing gradients stock torch reads past the end of what it noted about the outputs.
     captured = torch.ones(2, device=x.device, requires_grad=True)
     seen = []
 
@@ -164,7 +164,7 @@ def test_a_failed_call_that_left_its_node_on_a_captured_leaf(x, failure):
 
 
 class Moves(torch_ext.Function):
-    """Changes a leaf in place, which is refused as long as it requires grad."""
+    """Changes a leaf in place, which is an error as long as the leaf requires grad."""
 
     @staticmethod
     def forward(ctx, x, other, stop):
@@ -255,7 +255,7 @@ def test_flags_asked_for_by_a_finaliser_while_they_are_made(x):
     class Flagged(Double):
         @staticmethod
         def forward(ctx, *tensors):
-            # Up to Python 3.11 the next allocation collects garbage: that of the tuple, too long for a free list.
+            # Up to Python 3.11 the next allocation collects garbage: the tuple's, which is too long for a free list.
             Asks(ctx)
             threshold = gc.get_threshold()
             gc.set_threshold(1)
@@ -293,7 +293,7 @@ def test_parent_whose_ctx_has_a_name_of_its_own(x):
         def backward(ctx, grad):
             raise ArithmeticError("on purpose")
 
-    with (  # noqa: PT031 (which of these warns, is torch's affair)
+    with (  # noqa: PT031 (which of these warns is up to torch)
         pytest.warns(UserWarning, match="Previous calculation was induced by NamedBackward"),
         torch_ext.detect_anomaly(),
     ):

@@ -96,7 +96,7 @@ def test_end_of_the_output_where_nothing_is_called_an_error():
 
 
 def units_of(tmp_path, *names):
-    """The files to compile where csrc has the files ``names``, and the text of those that are made for it."""
+    """The files to compile if csrc has the files ``names``, and the texts of those that are written."""
     csrc, folder = tmp_path / "csrc", tmp_path / "unity"
     shutil.rmtree(csrc, ignore_errors=True)
     for name in names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The demo: what it prints and draws, and that a difference does not pass unseen."""
+"""The demo: what it prints and draws, and that it shows a difference."""
 
 import contextlib
 import importlib.util
@@ -22,11 +22,11 @@ STEPS = 2 * 6  # epochs, and batches of 256 among the 1437 training images
 
 @pytest.fixture
 def demo():
-    """The script as a module; the process-wide settings its main makes are taken back."""
+    """The script as a module; restores the process-wide settings that its main changes."""
     threads = torch.get_num_threads()
     spec = importlib.util.spec_from_file_location("spiking_digits", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
@@ -113,7 +113,7 @@ def test_weights_that_differ_in_one_bit_are_found(demo, tmp_path, monkeypatch, c
 
 
 def test_the_script_ends_with_the_status_of_main(tmp_path):
-    # The child sees the modules that this process sees.
+    # The child finds the modules that this process finds.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, SCRIPT, *SMALL, "--output", tmp_path / "demo.png"]
     done = subprocess.run(command, capture_output=True, check=False, text=True, env=environment)

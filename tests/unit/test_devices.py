@@ -83,7 +83,7 @@ def test_pytest_runs_the_cpu_part_and_says_so(options):
     done = run_pytest(*options, HARNESS, "tests/cuda", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
-    # at the top, and where one looks when it is done
+    # at the top, and at the end, where one looks
     assert done.stdout.count("the tests of tests/cuda were left out; the CPU part runs") == 2
 
 

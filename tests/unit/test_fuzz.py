@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The fuzzer: programs without a difference, and that it would see one."""
+"""The fuzzer: its programs show no difference, and it would find one."""
 
 import dataclasses
 import os
@@ -43,14 +43,14 @@ def test_what_stock_functions_lack_is_compared_installed():
     calls_plain = Step((), Piece("apply", "return {call}"), 1, (Piece("", "{leaf}", (0,)),) * 3)
     program = dataclasses.replace(drawn, installed=False, steps=(calls_plain,))
     assert dataclasses.replace(program, functions=(plain, plain)).variant == "ours"
-    # No step calls it; another Function may.
+    # No step calls it, but another Function may.
     lacking = not torch_is_since("2.14")
     variant = dataclasses.replace(program, functions=(declares, plain)).variant
     assert variant == ("installed" if lacking else "ours")
 
 
 def _careless(function):
-    """As once_differentiable, but for what it is there for."""
+    """once_differentiable without its effect."""
     return function
 
 
@@ -62,7 +62,7 @@ def test_a_wrong_implementation_is_found_and_made_small(monkeypatch):
     report = workers.run_batch(2026, range(50), shrink=False)
     found = search.smallest(2026, report.found[0].index)
     assert "s.once_differentiable" in found.text
-    assert found.text.count("def step") == 1  # a call, and the derivative of its derivative
+    assert found.text.count("def step") == 1  # a call, and its second derivative
     assert found.text.count("(s.Function)") == 1
 
 

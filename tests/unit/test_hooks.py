@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""torch_ext.hooks as an API: what it returns, what it refuses, and whose hook objects it makes."""
+"""torch_ext.hooks as an API: what it returns, what it rejects, and whose hook objects it creates."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch_ext import hooks
 
 
 class Impostor:
-    """Says that it is a tensor."""
+    """Claims to be a tensor."""
 
     __class__ = torch.Tensor
 

@@ -52,7 +52,7 @@ def leaf():
 
 
 def is_ours(node):
-    """Whether torch_ext made the node."""
+    """Whether torch_ext created the node."""
     return isinstance(node, torch_ext._C.Ctx)
 
 
@@ -66,7 +66,7 @@ def runs_on_torch_ext(apply):
 
 
 def in_threads(work, count=THREADS):
-    """Runs work(index) in threads that start together; raises what one raised."""
+    """Runs work(index) on threads that start together. Raises what one of them raised."""
     barrier = threading.Barrier(count)
     errors = []
 
@@ -87,7 +87,7 @@ def in_threads(work, count=THREADS):
 
 
 def attributes(owner):
-    """The namespace as it stands, comparable by identity and order."""
+    """A namespace, comparable by identity and order."""
     return [(name, id(value)) for name, value in vars(owner).items()]
 
 

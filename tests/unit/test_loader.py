@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Finding, compiling and loading the extension, each in processes of their own."""
+"""Finds, compiles and loads the extension, each time in processes of its own."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_killed_build_blocks_nothing(checkout):
     process.kill()
     process.communicate()
     (left,) = checkout.cache.glob("*.build-*")
-    assert (left / "lock").exists()  # torch's own, which nobody would remove
+    assert (left / "lock").exists()  # torch's own, which would stay
     assert not list(checkout.cache.glob("*.so"))
 
     checkout.unblock_compiler()

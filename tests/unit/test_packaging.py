@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Installing with pip: wheel, editable, sdist, and what they say when they cannot."""
+"""Installing with pip: wheel, editable, sdist, and their errors."""
 
 import email
 import os
@@ -39,7 +39,7 @@ def output_of(*command):
 
 
 def environment(folder):
-    """A new environment that finds this one's packages, though not what is installed here in editable mode."""
+    """A new environment that finds this one's packages, but not what is installed here in editable mode."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     purelib = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})

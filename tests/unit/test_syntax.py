@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How each file of csrc compiles alone: what editors are told, and the check of it."""
+"""Each file of csrc compiles alone: the commands for editors, and the check."""
 
 import json
 
@@ -11,7 +11,7 @@ from torch_ext._build import config
 
 @pytest.fixture
 def csrc(tmp_path, monkeypatch):
-    """A folder in the place of csrc, with one good file."""
+    """A folder with one good file, which stands in for csrc."""
     folder = tmp_path / "csrc"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "good.h").write_text("inline int good() { return 1; }\n")

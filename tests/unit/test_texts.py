@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Texts that users read, pinned: what torch_ext says itself, and torch's messages as it passes them on."""
+"""Texts that users read, word for word: torch_ext's own, and torch's messages as it passes them on."""
 
 import re
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The releases that torch_ext supports are stated once for each part, and alike."""
+"""Each part states the releases that torch_ext supports once, and all state the same."""
 
 import re
 from pathlib import Path

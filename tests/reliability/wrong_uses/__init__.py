@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Wrong uses, each a function of an implementation, with a name. ``python -m wrong_uses`` runs them.
 
-Each returns what came of it, or raises. A case is run on stock torch in one process and on torch_ext in another, and
+Each returns its outcome, or raises. A case is run on stock torch in one process and on torch_ext in another, and
 the two outcomes are compared: see :mod:`test_bad_input`.
 """
 
@@ -39,7 +39,7 @@ ODD_VALUES = {
 
 
 class Raising:
-    """Raises whatever it is asked."""
+    """Raises whatever it is asked for."""
 
     def __getattr__(self, name):
         raise ArithmeticError("asked for " + name)
@@ -71,7 +71,7 @@ def load():
 
 
 def make_function(api, in_forward=lambda ctx, x: None, in_backward=lambda ctx, grad: None):
-    """A Function that doubles, saves its input, and does more in forward and backward."""
+    """A Function that doubles and saves its input, and calls ``in_forward`` and ``in_backward``."""
 
     class Double(api.Function):
         @staticmethod

@@ -70,7 +70,7 @@ def outcome(body, api):
 
 
 def check_sane(api):
-    """After whatever happened, an ordinary call is right."""
+    """Whatever has happened before, an ordinary call is right."""
     (y, (grad,)) = run(make_function(api), leaf())
     assert y.tolist() == [2.0, 4.0] and grad.tolist() == [2.0, 2.0], (y, grad)
 
@@ -85,7 +85,7 @@ def run_cases(names, api, output):
 
 
 def in_child(work, *args):
-    """What work(*args, output) writes in a forked process, and whether that ended as it should."""
+    """What work(*args, output) writes in a forked process, and whether that ended normally."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -103,7 +103,7 @@ def in_child(work, *args):
 
 
 def main():
-    """A case that ends its process ends a child: another goes on from there, torch being loaded already."""
+    """A case may end its process, so they run in a child; the next child goes on from there, with torch loaded."""
     torch.set_num_threads(1)
     api = implementation(sys.argv[1])
     left = json.load(sys.stdin)

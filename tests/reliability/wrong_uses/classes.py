@@ -85,7 +85,7 @@ changes("garbage is collected", lambda cls: gc.collect())
 
 
 class Other(torch.autograd.Function):
-    """Has a class of its own for its nodes."""
+    """A Function that has a class of its own for its nodes."""
 
     @staticmethod
     def forward(ctx, x):

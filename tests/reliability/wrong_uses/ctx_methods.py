@@ -4,7 +4,7 @@
 from . import ODD_VALUES, case, leaf, make_function
 from .ctx_attributes import MOMENTS
 
-# How many arguments each takes; those of FunctionCtx take any number.
+# How many arguments each takes; the methods of FunctionCtx take any number.
 METHODS = {
     "name": 0,
     "_sequence_nr": 0,

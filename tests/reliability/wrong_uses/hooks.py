@@ -9,7 +9,7 @@ import torch
 
 from . import ODD_VALUES, case, leaf, make_function
 
-# How to register each kind, given what has the hooks: torch's methods. torch_ext.hooks has its own cases.
+# How torch's methods register each kind. torch_ext.hooks has cases of its own.
 WAYS = {
     "tensor hook": lambda x, y, hook: y.register_hook(hook),
     "hook of a leaf": lambda x, y, hook: x.register_hook(hook),
@@ -37,7 +37,7 @@ def value_cases(way, label, make_value):
         return with_hook(api, way, lambda *args: make_value())
 
 
-for way in WAYS:  # noqa: PLC0206 (it is the name that counts)
+for way in WAYS:  # noqa: PLC0206 (with_hook() takes the name)
     for label, make_value in ODD_VALUES.items():
         value_cases(way, label, make_value)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Objects made, copied, pickled and reached in ways that nobody should."""
+"""Objects created, copied, pickled and reached in ways that nobody should use."""
 
 import contextlib
 import copy

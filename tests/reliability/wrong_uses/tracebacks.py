@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The stack of a node in anomaly mode used as no list should be."""
+"""The stack of a node in anomaly mode, used as no list should be."""
 
 import sys
 import warnings
