@@ -45,14 +45,14 @@ bench: build
 
 build: $(BUILT)
 
-# The extension is compiled for the torch that is there, so torch comes first.
+# The extension is compiled for the torch that is installed, so torch comes first.
 $(TORCHED):
 	$(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/.torch-*
 	$(PY) -m pip install 'setuptools>=77' ninja torch==$(TORCH)
 	touch $@
 
-# What pip has installed stays until one of these changes. Until then compiling is all, in the same folder, build/.
+# What pip has installed is good until one of these changes. Until then, make build only compiles, in folder build/.
 INSTALLING := $(TORCHED) setup.py pyproject.toml
 install     = -m pip install --no-build-isolation --editable '.[test]'
 compile     = setup.py --quiet build_ext --inplace
@@ -86,28 +86,28 @@ fuzz: build
 leaks: build
 	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --leaks $(LEAKS) --variant ours tests/parity $(ARGS)
 
-# The interpreter is not built with the sanitizer, so its library is preloaded, and C++'s with it for the functions that
-# the sanitizer takes over. PYTHONMALLOC lets it see each of Python's blocks.
+# The interpreter is not built with the sanitizer, so its library is preloaded, and with it C++'s, from which it takes
+# over functions. PYTHONMALLOC lets it see each of Python's blocks.
 library  = $(shell $(CXX) -print-file-name=$(1))
 sanitize = PYTHONMALLOC=malloc LD_PRELOAD='$(call library,lib$(1).so) $(call library,libstdc++.so.6)' \
 	TORCH_EXT_CFLAGS='$(2) -g1 -fno-omit-frame-pointer -Wno-error' $(PY) -m pytest -p no:cacheprovider
 SANITIZED ?= tests/parity tests/unit/test_hooks.py tests/unit/test_beyond_stock.py tests/reliability/test_threads_stress.py
 
-# What Python and torch keep to the end of the process is no leak; make leaks looks for those.
+# What Python and torch keep to the end of the process is no leak; make leaks finds leaks.
 asan: build
 	ASAN_OPTIONS=detect_leaks=0 $(call sanitize,asan,-fsanitize=address) -n $(WORKERS) --maxprocesses 8 $(SANITIZED) $(ARGS)
 
-# vptr wants the type information of torch's classes, which libtorch_python doesn't export.
+# vptr needs the type information of torch's classes, which libtorch_python doesn't export.
 ubsan: build
 	UBSAN_OPTIONS=print_stacktrace=1 $(call sanitize,ubsan,-fsanitize=undefined -fno-sanitize=vptr -fno-sanitize-recover=all) \
 	  -n $(WORKERS) --maxprocesses 8 $(SANITIZED) $(ARGS)
 
-# Only ours is instrumented: what it sees are races between our own accesses.
+# Only our code is instrumented, so it sees races between our own accesses.
 tsan: build
 	TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
 	  $(call sanitize,tsan,-fsanitize=thread) -s tests/reliability/test_threads_stress.py $(ARGS)
 
-# The interpreter reads what is not initialised here and there: only what has torch_ext on the stack counts.
+# The interpreter reads uninitialised memory here and there: only errors with torch_ext on the stack count.
 valgrind: build
 	PYTHONMALLOC=malloc valgrind --quiet --log-file=valgrind.log $(PY) -m pytest -p no:cacheprovider \
 	  tests/unit/test_beyond_stock.py -k 'not long_chain and not metadata' $(ARGS)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def load_config():
-    """torch_ext/_build/config.py by its path: the package itself cannot be imported before it is built."""
+    """torch_ext/_build/config.py by its path, since the package can't be imported before it is built."""
     spec = importlib.util.spec_from_file_location("config", ROOT / "torch_ext" / "_build" / "config.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -34,8 +34,8 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension  # noqa: E402
 CSRC = ROOT / "csrc"
 
 
-class build_ext(BuildExtension):  # setuptools looks its options up by this name
-    """Compiles all of csrc, and notes beside the extension what it was built for, for the loader to check."""
+class build_ext(BuildExtension):  # setuptools finds its options by this name
+    """Compiles all of csrc, and writes beside the extension what it was built for, which the loader checks."""
 
     def run(self):
         os.environ["PATH"] = config.path_with_ninja() or os.environ["PATH"]
@@ -44,7 +44,7 @@ class build_ext(BuildExtension):  # setuptools looks its options up by this name
             extension.sources = [os.path.relpath(path, ROOT) for path in sources]
         try:
             super().run()
-        except RuntimeError as error:  # torch's; the compiler has said more than a traceback could
+        except RuntimeError as error:  # torch's; the compiler's output says more than a traceback
             sys.exit(f"error: {error}")
         for extension in self.extensions:
             path = Path(self.get_ext_fullpath(extension.name))
@@ -56,11 +56,11 @@ class build_ext(BuildExtension):  # setuptools looks its options up by this name
             config.write_stamp(path, CSRC)
 
     def get_source_files(self):
-        """What an sdist holds besides MANIFEST.in, which has csrc: none of what is made of it to be compiled."""
+        """The sources in an sdist: MANIFEST.in has csrc, and the files that build_ext writes don't belong there."""
         return []
 
     def get_output_mapping(self):
-        """A strict editable install links the files that are named here."""
+        """The files that a strict editable install links."""
         mapping = super().get_output_mapping()
         stamps = {str(config.stamp_path(Path(to))): str(config.stamp_path(Path(at))) for to, at in mapping.items()}
         return {**mapping, **stamps}
@@ -73,7 +73,7 @@ extension = CppExtension(
     extra_compile_args=[
         *config.compile_flags(),
         *config.system_headers(),
-        # ninja does not follow system headers: another torch has to be another command.
+        # ninja doesn't look into system headers, so another torch has to change the command.
         f"-DTORCH_EXT_BUILT_FOR_TORCH={config.torch_version()}",
     ],
 )
@@ -81,7 +81,7 @@ extension = CppExtension(
 setup(
     ext_modules=[extension],
     cmdclass={"build_ext": build_ext},
-    # pip's own folder goes away after each build, and with it what ninja could use again.
+    # pip's own folder is removed after each build, and with it what ninja could use again.
     options={"build_ext": {"build_temp": f"build/{sysconfig.get_config_var('SOABI')}"}},
     install_requires=[config.torch_requirement(), "ninja"],
 )

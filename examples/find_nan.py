@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Find the operation that turns a training into NaN, with torch_ext's anomaly mode left on.
 
-A small network learns scikit-learn's digits. It divides each hidden unit by its standard deviation over
-the batch, which is harmless in forward, thanks to EPSILON, also where a unit is silent for a whole batch.
-But the square root has no derivative there. The loss is finite when that happens: without anomaly mode
-all that is seen are weights that are NaN one step later.
+A small network learns scikit-learn's digits. It divides each hidden unit by its standard deviation over the batch.
+In forward EPSILON makes that harmless, even if a unit is silent for a whole batch; but then the square root has no
+derivative. The loss is still finite, and without anomaly mode all one sees is that weights are NaN a step later.
 """
 
 import argparse
@@ -36,7 +35,7 @@ def make_model():
 
 
 def train(model, images, labels, epochs=20, batch=32):
-    """Train; the error of the first backward that gives NaN goes to the caller."""
+    """Train. Raises the error of the first backward that returns NaN."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for epoch in range(epochs):
         for chosen in torch.randperm(len(images)).split(batch):

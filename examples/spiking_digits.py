@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Train a spiking network on handwritten digits, on stock torch and on torch_ext.
 
-A spiking network is where the cost of a custom autograd Function shows: every layer calls one in
-every time step, on small tensors. The network is written for stock torch and knows nothing of
-torch_ext. Two copies of it, made from the same seed, take turns of one epoch each: one on stock
-torch, one inside ``torch_ext.installed()``. Loss for loss and weight for weight they have to agree
-bit for bit; if they do not, the exit status is 1.
+A spiking network shows the cost of a custom autograd Function: every layer calls one in every time
+step, on small tensors. The network is written for stock torch and knows nothing of torch_ext. Two
+copies of it, created from the same seed, take turns of one epoch each: one on stock torch, one inside
+``torch_ext.installed()``. All losses and all weights have to agree bit for bit; if they do not, the
+exit status is 1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch import nn
 import torch_ext
 
 DECAY = 0.9  # share of the membrane potential that is left after one time step
-THRESHOLD = 1  # potential at which a neuron fires; a spike takes this much, its own height, away
+THRESHOLD = 1  # potential at which a neuron fires; a spike subtracts this much, its own height
 
 
 # --- The model: plain PyTorch ---------------------------------------------------------------------
@@ -67,7 +67,7 @@ class Spike(torch.autograd.Function):
 
 
 class SpikeWithCtx(torch.autograd.Function):
-    """The same as Spike in the older style, where forward itself takes ctx."""
+    """The same as Spike in the older style, in which forward itself takes ctx."""
 
     @staticmethod
     def forward(ctx, excess, slope=10.0):
@@ -153,12 +153,12 @@ def encode(images, steps, generator):
 
 @dataclass
 class Run:
-    """One copy of the network on one implementation, and what was seen of its training."""
+    """One copy of the network on one implementation, and the figures of its training."""
 
     name: str
-    context: Callable[[], AbstractContextManager]  # inside it, Functions run on what is measured
+    context: Callable[[], AbstractContextManager]  # in it, Functions run on the implementation
     options: argparse.Namespace
-    losses: list[list[float]] = field(default_factory=list)  # by epoch, then by training step
+    losses: list[list[float]] = field(default_factory=list)  # for each epoch, those of its steps
     accuracies: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # one per training step
     calls: int = 0  # of the custom Function, in training steps
@@ -216,7 +216,7 @@ def clock(device):
 
 @contextlib.contextmanager
 def collector_off():
-    """Collect before, not during: a step should not pay for the garbage of others."""
+    """Collect garbage before, not during: a step should not pay for that of others."""
     gc.collect()
     gc.disable()
     try:
@@ -231,9 +231,9 @@ def pair(options):
 
 
 def train(options, digits, console):
-    """Train on both, taking turns by epoch and in who begins: none gets the warmer machine."""
+    """Train on both by turns of one epoch, each beginning every other time: neither gets the warmer machine."""
     for run in pair(options):
-        run.train_epoch(digits)  # thrown away: the process warms up at nobody's cost
+        run.train_epoch(digits)  # thrown away: it warms the process up, at the cost of neither
     stock, ours = pair(options)
     text, unit = TextColumn("{task.description}"), TextColumn("epochs")
     columns = text, BarColumn(), MofNCompleteColumn(), unit, TimeElapsedColumn()
@@ -302,7 +302,7 @@ def draw(stock, ours, path):
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     loss_axes, time_axes = figure.subplots(1, 2)
 
-    # The thin line lies on the wide one, so that two equal curves are both seen.
+    # The thin line lies on the wide one, so that both can be seen if they are equal.
     draw_losses(loss_axes, stock, color=colours[stock.name], linewidth=7, alpha=0.6)
     draw_losses(loss_axes, ours, color=colours[ours.name], linewidth=1.8, marker=".")
     loss_axes.set(xlabel="epoch", ylabel="mean cross-entropy (nats)", title="Training loss")
