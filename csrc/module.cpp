@@ -80,8 +80,7 @@ PyDoc_STRVAR(
 PyDoc_STRVAR(
     backports_doc,
     "give_backports(cls, of_ctx, /)\n--\n\n"
-    "Lets the subclasses of `cls` have what newer releases of torch have; "
-    "their\n"
+    "Lets the subclasses of `cls` have what newer releases of torch have; their\n"
     "ctx gets the attributes in the dict `of_ctx`.");
 
 PyMethodDef methods[] = {

@@ -265,8 +265,7 @@ void init_lazy_traceback() {
   type.tp_name = "torch_ext._C.LazyTraceback";
   type.tp_doc = PyDoc_STR(
       "The list of strings that traceback.format_stack() would have given, "
-      "made "
-      "when it is read.");
+      "made when it is read.");
   type.tp_basicsize = sizeof(LazyTraceback);
   type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
       Py_TPFLAGS_DISALLOW_INSTANTIATION;

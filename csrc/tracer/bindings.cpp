@@ -42,12 +42,10 @@ PyDoc_STRVAR(
     "``torch._C._create_graph_by_tracing`` does.\n"
     "\n"
     "Args:\n"
-    "    func: what is traced. A tensor that occurs twice among the inputs "
-    "comes\n"
+    "    func: what is traced. A tensor that occurs twice among the inputs comes\n"
     "        to it as a view the second time.\n"
     "    inputs: tensors, and tuples, lists and dicts of them.\n"
-    "    var_name_lookup_fn: is called with a tensor and gives the name that "
-    "the\n"
+    "    var_name_lookup_fn: is called with a tensor and gives the name that the\n"
     "        graph shows for it, '' for none. By default none has a name.\n"
     "    strict: whether a list or a dict as the result is an error.\n"
     "    force_outplace: whether in-place operators are recorded as the "
@@ -95,10 +93,8 @@ PyDoc_STRVAR(
     "Args:\n"
     "    inputs_dict: the arguments by name.\n"
     "    inputs: checked and not used, as in torch.\n"
-    "    argument_names: the parameters of ``func`` in their order. The graph "
-    "has\n"
-    "        an input for each that is in ``inputs_dict``; any other tensor "
-    "there\n"
+    "    argument_names: the parameters of ``func`` in their order. The graph has\n"
+    "        an input for each that is in ``inputs_dict``; any other tensor there\n"
     "        is a constant of the graph.\n"
     "\n"
     "Everything else is as for :func:`create_graph_by_tracing`.");
@@ -189,8 +185,7 @@ PyDoc_STRVAR(
     "\n"
     "Raises:\n"
     "    TypeError: ``var`` is no tensor.\n"
-    "    RuntimeError: nothing is being traced, or the tensor is from outside "
-    "and\n"
+    "    RuntimeError: nothing is being traced, or the tensor is from outside and\n"
     "        requires grad.");
 
 PyObject* py_get_value_trace(PyObject*, PyObject* tensor) {

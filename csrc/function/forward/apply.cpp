@@ -68,8 +68,8 @@ Ref call_torch(
     PyObject* keywords) {
   const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
   for (PyObject* const* arg = args; arg != args + count + named; ++arg) {
-    is_real_tensor(
-        *arg); // throws for what only claims to be one: torch would crash
+    // Throws for what only claims to be a tensor: torch would crash.
+    is_real_tensor(*arg);
   }
   if (!compat::kApplyTakesKeywords && keywords != nullptr &&
       is_function_class(cls)) {
