@@ -23,18 +23,6 @@ using torch_ext::check_status;
 using torch_ext::Ref;
 
 PyDoc_STRVAR(
-    classes_doc,
-    "classes_with_ctx_type()\n--\n\n"
-    "The Function classes whose _backward_cls has been replaced by "
-    "torch_ext's.");
-
-PyObject* py_classes_with_ctx_type(PyObject*, PyObject*) {
-  HANDLE_TH_ERRORS
-  return torch_ext::classes_with_ctx_type().release();
-  END_HANDLE_TH_ERRORS
-}
-
-PyDoc_STRVAR(
     anomaly_doc,
     "use_our_anomaly_metadata(ours, /)\n--\n\n"
     "Decides whether nodes get torch_ext's metadata in anomaly mode from now "
@@ -105,10 +93,6 @@ PyMethodDef methods[] = {
      py_use_our_anomaly_metadata,
      METH_O,
      anomaly_doc},
-    {"classes_with_ctx_type",
-     py_classes_with_ctx_type,
-     METH_NOARGS,
-     classes_doc},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {

@@ -70,9 +70,6 @@ def set_framed_apply(function: Callable[..., Any], get_callback: Callable[[], An
 def give_backports(cls: type[torch.autograd.Function], of_ctx: dict[str, Any], /) -> None:
     """Gives the subclasses of ``cls`` what newer releases of torch have, and their ctx the attributes ``of_ctx``."""
 
-def classes_with_ctx_type() -> list[type[torch.autograd.Function]]:
-    """The Function classes whose ``_backward_cls`` is torch_ext's subclass of it."""
-
 def tensor_hooks(tensor: torch.Tensor, /) -> dict[int, Callable[..., Any]]:
     """The tensor's ``_backward_hooks``, created and attached on first use."""
 

@@ -112,16 +112,6 @@ def set_apply(cls: Any, apply: object) -> None:
     cls.apply = apply
 
 
-def backward_class(cls: type[torch.autograd.Function]) -> object:
-    """The class of the nodes that ``cls`` creates; None if it has none of its own."""
-    return vars(cls).get("_backward_cls")
-
-
-def set_backward_class(cls: type[torch.autograd.Function], backward_class: type) -> None:
-    """Makes ``backward_class`` the class of the nodes that ``cls`` creates."""
-    cls._backward_cls = backward_class
-
-
 # --- The engine and torch.compile -----------------------------------------------------------------
 
 

@@ -53,7 +53,6 @@ def uninstall() -> None:
             _compat.set_apply(torch.autograd.Function, _torch_apply)
             _torch_apply = None
             anomaly.follow_install(False)
-            _restore_backward_classes()
 
 
 def is_installed() -> bool:
@@ -113,12 +112,3 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
             _compat.set_apply(cls, _C.apply)
     return cls
 
-
-def _restore_backward_classes() -> None:
-    """Gives each Function that no longer runs on torch_ext the backward class that torch created for it."""
-    for cls in _C.classes_with_ctx_type():
-        if _compat.apply_of(cls) is not _compat.function_of(_C.apply):
-            ours = _compat.backward_class(cls)
-            if isinstance(ours, type) and issubclass(ours, _C.Ctx):
-                (theirs,) = set(ours.__bases__) - {_C.Ctx}
-                _compat.set_backward_class(cls, theirs)

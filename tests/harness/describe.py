@@ -254,7 +254,7 @@ _NODE_FACTS = {
 
 _PYTHON_NODE_FACTS = {
     "forward_cls": lambda node: node._forward_cls,
-    "is_a_backward_cls": lambda node: type(node) is node._forward_cls._backward_cls,
+    "is_a_backward_cls": lambda node: isinstance(node, node._forward_cls._backward_cls),
     "is_a_BackwardCFunction": lambda node: isinstance(node, torch.autograd.function.BackwardCFunction),
     "needs_input_grad": lambda node: node.needs_input_grad,
     "attributes": lambda node: sorted(vars(node)),

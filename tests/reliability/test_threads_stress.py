@@ -143,7 +143,8 @@ def test_first_use_of_one_class():
             types.append(type(function.apply(x).grad_fn))
 
         on_threads(work)
-        assert set(types) == {function._backward_cls}
+        (kind,) = set(types)
+        assert issubclass(kind, function._backward_cls)
 
 
 def test_class_that_is_changed_while_it_is_called(base):

@@ -3,6 +3,7 @@
 #include <function/backward/user_backward.h>
 #include <function/ctx/ctx.h>
 #include <function/ctx/saved.h>
+#include <function/ctx/type.h>
 #include <python/call.h>
 #include <python/error.h>
 #include <python/gil.h>
@@ -221,7 +222,9 @@ void PyNode::release_variables() {
 
 std::string PyNode::name() const {
   Gil gil;
-  return Py_TYPE(torch_ext::compat::ctx_of(*this))->tp_name;
+  // The class that the user can see, and may have given another name.
+  return torch_ext::made_from(Py_TYPE(torch_ext::compat::ctx_of(*this)))
+      ->tp_name;
 }
 
 bool PyNode::is_traceable() {

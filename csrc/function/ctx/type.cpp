@@ -11,33 +11,21 @@
 
 namespace torch_ext {
 
-namespace {
-
-/// isinstance(object, cls), or isinstance(object, torch's class behind it).
-PyObject* py_instancecheck(PyObject* cls, PyObject* object) {
-  auto* type = reinterpret_cast<PyTypeObject*>(cls);
-  if (PyObject_TypeCheck(object, type)) {
-    Py_RETURN_TRUE;
-  }
-  const Ref bases = Ref::share(type->tp_bases);
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases.get()); ++i) {
-    auto* base =
-        reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(bases.get(), i));
-    if (base != &CtxType && PyObject_TypeCheck(object, base)) {
-      Py_RETURN_TRUE;
-    }
-  }
-  Py_RETURN_FALSE;
-}
-
-PyMethodDef meta_methods[] = {
-    {"__instancecheck__", py_instancecheck, METH_O, nullptr},
-    {nullptr, nullptr, 0, nullptr}};
-
-} // namespace
-
-PyTypeObject CtxMetaType{};
 PyTypeObject CtxType{};
+
+PyTypeObject* made_from(PyTypeObject* type) {
+  PyObject* bases = type->tp_bases;
+  if (PyTuple_GET_SIZE(bases) != 2) {
+    return type;
+  }
+  PyObject* first = PyTuple_GET_ITEM(bases, 0);
+  PyObject* second = PyTuple_GET_ITEM(bases, 1);
+  auto* ours = reinterpret_cast<PyObject*>(&CtxType);
+  if (first != ours && second != ours) {
+    return type;
+  }
+  return reinterpret_cast<PyTypeObject*>(first == ours ? second : first);
+}
 
 Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions) {
   auto* backward = reinterpret_cast<PyObject*>(backward_cls);
@@ -52,14 +40,11 @@ Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions) {
   if (Ref forward = find_item(own.get(), names._forward_cls)) {
     check_status(PyDict_SetItem(dict.get(), names._forward_cls, forward.get()));
   }
-  PyTypeObject* metaclass = Py_TYPE(backward_cls) == &PyType_Type
-      ? &CtxMetaType
-      : Py_TYPE(backward_cls);
   auto* ours = reinterpret_cast<PyObject*>(&CtxType);
   // A base can't come before a class that is derived from it.
   const bool is_base = backward_cls == &THPFunctionType;
   Ref type = checked(PyObject_CallFunction(
-      reinterpret_cast<PyObject*>(metaclass),
+      reinterpret_cast<PyObject*>(Py_TYPE(backward_cls)),
       "s(OO)O",
       backward_cls->tp_name,
       is_base ? ours : backward,
@@ -84,14 +69,6 @@ void init_ctx_types() {
   if (CtxType.tp_dict != nullptr) {
     return;
   }
-  Py_SET_REFCNT(reinterpret_cast<PyObject*>(&CtxMetaType), 1);
-  CtxMetaType.tp_name = "torch_ext._C.CtxMeta";
-  CtxMetaType.tp_basicsize = PyType_Type.tp_basicsize;
-  CtxMetaType.tp_itemsize = PyType_Type.tp_itemsize;
-  CtxMetaType.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE;
-  CtxMetaType.tp_base = &PyType_Type;
-  CtxMetaType.tp_methods = meta_methods;
-
   Py_SET_REFCNT(reinterpret_cast<PyObject*>(&CtxType), 1);
   // torch's own name: Python puts it into the messages of attribute errors.
   CtxType.tp_name = THPFunctionType.tp_name;
@@ -107,7 +84,6 @@ void init_ctx_types() {
   CtxType.tp_clear = clear_ctx;
   CtxType.tp_getset = ctx_attributes;
   CtxType.tp_methods = ctx_methods;
-  check_status(PyType_Ready(&CtxMetaType));
   check_status(PyType_Ready(&CtxType));
 }
 

@@ -9,14 +9,13 @@ namespace torch_ext {
 /// torch_ext._C.Ctx. Instances are always of a subclass, one for each Function.
 extern PyTypeObject CtxType;
 
-/// The metaclass of CtxType's subclasses. Their isinstance() also holds for
-/// instances of the class that torch made for the Function: nodes that are
-/// older than the subclass.
-extern PyTypeObject CtxMetaType;
-
 inline bool is_ctx_type(PyTypeObject* type) {
   return PyType_IsSubtype(type, &CtxType) != 0;
 }
+
+/// The class from which make_ctx_type() made `type`; `type` itself if it did
+/// not.
+PyTypeObject* made_from(PyTypeObject* type);
 
 /// Makes a subclass of `backward_cls`, the class that torch made for a
 /// Function, and of CtxType, with the same name. In its MRO CtxType comes just
@@ -25,7 +24,7 @@ inline bool is_ctx_type(PyTypeObject* type) {
 /// torch's. Throws.
 Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions);
 
-/// Once, at import: makes both types ready. Throws.
+/// Once, at import: makes CtxType ready. Throws.
 void init_ctx_types();
 
 // The tables of CtxType (attributes.cpp and methods.cpp).

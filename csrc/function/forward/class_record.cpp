@@ -3,6 +3,7 @@
 
 #include <compat.h>
 #include <function/backward/user_backward.h>
+#include <function/ctx/type.h>
 #include <function/forward/backward_cls.h>
 #include <function/torch_own.h>
 #include <python/error.h>
@@ -189,10 +190,11 @@ void remember(
   }
   Ref forward = compat::type_lookup(cls, names.forward);
   Ref setup_context = compat::type_lookup(cls, names.setup_context);
+  Ref backward_cls = compat::type_lookup(cls, names._backward_cls);
   if (!forward || !is_stable(setup_context) ||
-      compat::type_lookup(cls, names._backward_cls).get() !=
-          record.ctx_type.get() ||
-      !is_constant(record.ctx_type) ||
+      !is_constant(backward_cls) || !PyType_Check(backward_cls.get()) ||
+      made_from(record.ctx_type.as_type()) !=
+          made_from(backward_cls.as_type()) ||
       !is_constant(
           compat::type_lookup(cls, names.clear_saved_tensors_on_access)) ||
       (boxes_grads(cls) &&
