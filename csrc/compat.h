@@ -475,6 +475,36 @@ inline bool frames_are_watched() {
       _PyEval_EvalFrameDefault;
 }
 
+/// Whether a profiler of Python's is told of the calls that this thread makes:
+/// cProfile, sys.setprofile() or a tool of sys.monitoring.
+inline bool calls_are_profiled() {
+#if PY_VERSION_HEX >= 0x030D0000
+  thread_local PyMonitoringState state{};
+  thread_local uint64_t version = 0;
+  const uint8_t event = PY_MONITORING_EVENT_CALL;
+  PyMonitoring_EnterScope(&state, &version, &event, 1);
+  return state.active != 0;
+#else
+  PyThreadState* thread = PyThreadState_Get();
+  if (thread->c_profilefunc != nullptr) {
+    return true;
+  }
+#if PY_VERSION_HEX >= 0x030C0000
+  // No function tells. The code that calls us does, since it is instrumented.
+  // It is the first member of the interpreter's frame.
+  constexpr int kCall = 4; // sys.monitoring.events.CALL == 1 << kCall
+  const auto* frame = thread->cframe->current_frame;
+  const auto* code = frame == nullptr
+      ? nullptr
+      : *reinterpret_cast<PyCodeObject* const*>(frame);
+  return code != nullptr && code->_co_monitoring != nullptr &&
+      code->_co_monitoring->active_monitors.tools[kCall] != 0;
+#else
+  return false;
+#endif
+#endif
+}
+
 /// Calls `visit(Ref code, int instruction)` for each Python frame of this
 /// thread, innermost first. The instruction is a byte offset into the code.
 template <typename Visit>

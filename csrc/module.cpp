@@ -7,6 +7,7 @@
 #include <compat.h>
 #include <function/ctx/ctx.h>
 #include <function/ctx/type.h>
+#include <function/forward/accelerated_apply.h>
 #include <function/forward/apply_callable.h>
 #include <function/forward/backward_cls.h>
 #include <function/forward/class_record.h>
@@ -54,16 +55,18 @@ PyDoc_STRVAR(
     "none.");
 
 PyDoc_STRVAR(
-    call_doc,
-    "call(cls, /, *args, **kwargs)\n--\n\n"
-    "Calls the custom Function without a Python frame for the call itself.");
+    apply_for_doc,
+    "apply_for(cls, /)\n--\n\n"
+    "What accelerate() puts into `cls`: `apply`, which pickles by value don't "
+    "send.");
 
 PyDoc_STRVAR(
     framed_doc,
     "set_framed_apply(function, get_callback, /)\n--\n\n"
-    "What apply calls in place of call() while somebody looks at frames:\n"
-    "torch.jit.trace while it records, and torch.compile on threads on which\n"
-    "get_callback() is not None.");
+    "What apply calls while somebody looks at frames or calls: profilers of\n"
+    "Python's, torch.jit.trace while it records, and torch.compile on threads on\n"
+    "which get_callback() is not None. It gets a method of C++, which does the\n"
+    "work, and the arguments: the class, and the method's own.");
 
 PyDoc_STRVAR(
     backports_doc,
@@ -72,10 +75,7 @@ PyDoc_STRVAR(
     "ctx gets the attributes in the dict `of_ctx`.");
 
 PyMethodDef methods[] = {
-    {"call",
-     torch_ext::as_method(torch_ext::py_call),
-     METH_FASTCALL | METH_KEYWORDS,
-     call_doc},
+    {"apply_for", torch_ext::py_apply_for, METH_O, apply_for_doc},
     {"set_framed_apply",
      torch_ext::py_set_framed_apply,
      METH_VARARGS,
@@ -125,7 +125,9 @@ Ref make_module() {
   const auto add_type = [&](const char* name, PyTypeObject& type) {
     add(name, Ref::share(reinterpret_cast<PyObject*>(&type)));
   };
-  add("apply", torch_ext::make_apply());
+  const Ref apply = torch_ext::make_apply();
+  torch_ext::init_accelerated_apply(apply.get());
+  add("apply", apply);
   add("output_grad_dtypes", torch_ext::new_output_grad_dtypes());
   add_type("Ctx", torch_ext::CtxType);
   add_type("LazyTraceback", torch_ext::LazyTracebackType);

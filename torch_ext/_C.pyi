@@ -58,13 +58,14 @@ output_grad_dtypes: Any
 apply: classmethod[Any, ..., Any]
 """What stands in a class as ``apply``: a classmethod of Python or of C, as torch's own."""
 
-def call(cls: type[torch.autograd.Function], /, *args: Any, **kwargs: Any) -> Any:
-    """Calls the custom Function without a Python frame for the call itself."""
+def apply_for(cls: type[torch.autograd.Function], /) -> classmethod[Any, ..., Any]:
+    """What accelerate() puts into ``cls``: ``apply``, which pickles by value don't send."""
 
 def set_framed_apply(function: Callable[..., Any], get_callback: Callable[[], Any], /) -> None:
-    """What ``apply`` calls in place of ``call`` while somebody looks at frames.
+    """What ``apply`` calls while somebody looks at frames or calls.
 
-    torch.jit.trace does while it records, and torch.compile on threads on which ``get_callback()`` is not None.
+    Profilers of Python's do, torch.jit.trace while it records, and torch.compile on threads on which ``get_callback()``
+    is not None. It gets a method of C++, which does the work, and the arguments: the class, and the method's own.
     """
 
 def give_backports(cls: type[torch.autograd.Function], of_ctx: dict[str, Any], /) -> None:

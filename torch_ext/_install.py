@@ -109,6 +109,6 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
             )
         # Also while install() is in force, since it may be taken back.
         if _compat.function_of(vars(cls).get("apply")) is not ours:
-            _compat.set_apply(cls, _C.apply)
+            _compat.set_apply(cls, _C.apply_for(cls))
     return cls
 

@@ -5,6 +5,7 @@
 #include <function/forward/apply.h>
 #include <function/forward/modes.h>
 #include <function/torch_own.h>
+#include <python/call.h>
 #include <python/error.h>
 #include <python/immortal.h>
 #include <python/method.h>
@@ -22,6 +23,13 @@ namespace {
 Immortal framed_apply;
 Immortal
     get_frame_callback; // what torch.compile does with this thread's frames
+
+// MyFn.apply from torch 2.14 on; before, what the Python function calls.
+PyMethodDef apply_method = {
+    "apply",
+    as_method(py_apply),
+    METH_FASTCALL | METH_KEYWORDS,
+    nullptr};
 
 struct ApplyCallable {
   PyObject_HEAD vectorcallfunc vectorcall;
@@ -51,23 +59,40 @@ PyObject* py_apply_to_first(
                     : py_apply(args[0], args + 1, count - 1, keywords);
 }
 
-/// Whether somebody looks at the frames of this call. Not under a transform of
-/// torch.func, which calls torch's own apply, and so has its frame.
+/// Whether somebody looks at the frames or the calls of this thread. Not under
+/// a transform of torch.func, which calls torch's own apply, and so has its
+/// frame.
 bool needs_frame() {
   return framed_apply &&
-      (tracing() || (compat::frames_are_watched() && compile_watches_here())) &&
+      (tracing() || compat::calls_are_profiled() ||
+       (compat::frames_are_watched() && compile_watches_here())) &&
       !functorch_active();
+}
+
+/// Calls the Python function with a method of C to call, and the arguments.
+PyObject* call_framed(
+    PyObject* const* args,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  return to_slot([&] {
+    const Py_ssize_t named =
+        keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+    Ref method = checked(PyCFunction_NewEx(&apply_method, args[0], nullptr));
+    CallArguments all;
+    all.add(method.get());
+    all.add(args, args + count + named);
+    return all.call(framed_apply, keywords);
+  });
 }
 
 PyObject* vectorcall(
     PyObject*,
     PyObject* const* args,
-    size_t count,
+    size_t nargsf,
     PyObject* keywords) {
-  if (needs_frame()) {
-    return PyObject_Vectorcall(framed_apply, args, count, keywords);
-  }
-  return py_apply_to_first(args, PyVectorcall_NARGS(count), keywords);
+  const Py_ssize_t count = PyVectorcall_NARGS(nargsf);
+  return count > 0 && needs_frame() ? call_framed(args, count, keywords)
+                                    : py_apply_to_first(args, count, keywords);
 }
 
 PyObject* getattro(PyObject* self, PyObject* name) {
@@ -77,6 +102,11 @@ PyObject* getattro(PyObject* self, PyObject* name) {
   }
   PyErr_Clear();
   return PyObject_GetAttr(torch_own.apply, name);
+}
+
+/// Sets an attribute of torch's function, which is where it is read.
+int setattro(PyObject*, PyObject* name, PyObject* value) {
+  return PyObject_SetAttr(torch_own.apply, name, value);
 }
 
 PyObject* repr(PyObject*) {
@@ -103,6 +133,17 @@ PyObject* copy(PyObject* self, PyObject*) {
   return Py_NewRef(self);
 }
 
+/// What pickle makes of torch's function: a PicklingError, or the function by
+/// value if the pickler can do that.
+PyObject* reduce(PyObject*, PyObject*) {
+  return to_slot([] {
+    Ref module = checked(PyImport_ImportModule("copy"));
+    Ref same = checked(PyObject_GetAttrString(module.get(), "copy"));
+    return checked(
+        Py_BuildValue("N(O)", same.release(), torch_own.apply.get()));
+  });
+}
+
 /// A function for isinstance(), as torch's own is: torch.compile and inspect
 /// then read the code of torch's, which does the same.
 PyObject* get_class(PyObject*, void*) {
@@ -116,16 +157,10 @@ PyGetSetDef callable_attributes[] = {
 PyMethodDef callable_methods[] = {
     {"__copy__", copy, METH_NOARGS, nullptr},
     {"__deepcopy__", copy, METH_O, nullptr},
+    {"__reduce_ex__", reduce, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr}};
 
 PyTypeObject ApplyCallableType{};
-
-/// The method, if torch's own apply is one of C too.
-PyMethodDef apply_method = {
-    "apply",
-    as_method(py_apply),
-    METH_FASTCALL | METH_KEYWORDS,
-    nullptr};
 
 Ref make_descriptor() {
   const auto* theirs =
@@ -149,6 +184,7 @@ void init_type() {
   ApplyCallableType.tp_vectorcall_offset = offsetof(ApplyCallable, vectorcall);
   ApplyCallableType.tp_call = PyVectorcall_Call;
   ApplyCallableType.tp_getattro = getattro;
+  ApplyCallableType.tp_setattro = setattro;
   ApplyCallableType.tp_repr = repr;
   ApplyCallableType.tp_richcompare = compare;
   ApplyCallableType.tp_hash = hash;
@@ -179,14 +215,6 @@ PyObject* py_set_framed_apply(PyObject*, PyObject* arguments) {
   get_frame_callback.set(Ref::share(callback));
   framed_apply.set(Ref::share(function));
   Py_RETURN_NONE;
-}
-
-PyObject* py_call(
-    PyObject*,
-    PyObject* const* args,
-    Py_ssize_t count,
-    PyObject* keywords) {
-  return py_apply_to_first(args, count, keywords);
 }
 
 } // namespace torch_ext

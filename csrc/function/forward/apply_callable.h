@@ -15,20 +15,13 @@ namespace torch_ext {
 /// object that stands for this function: it says that it is a function, is
 /// equal to it, and has its attributes (name, code, globals, signature), so
 /// that code which inspects it, torch.compile's for one, finds what it knows.
-/// Calling it makes no Python frame, which is most of what it saves. Some look
-/// at the frame of torch's function, though: while they do, the call goes
-/// through a Python function that makes one (_frame.py).
+/// Setting an attribute sets it on that function. Calling it makes no Python
+/// frame, which is most of what it saves. Some look at the frame of torch's
+/// function, though, or at its call of C++: while they do, the call goes
+/// through a Python function that has both (_frame.py).
 ///
 /// Throws.
 Ref make_apply();
-
-/// call(cls, /, *args, **kwargs): apply() without a frame of its own, for that
-/// Python function to call.
-PyObject* py_call(
-    PyObject* module,
-    PyObject* const* args,
-    Py_ssize_t count,
-    PyObject* keywords);
 
 /// set_framed_apply(function, get_callback): the Python function, and torch's
 /// that tells whether torch.compile looks at the frames of this thread.

@@ -101,8 +101,8 @@ Ref ctx_type_for(PyTypeObject* cls, PyObject* additions) {
     return backward;
   }
   Ref kept = dict_kept_by(backward_cls);
-  PyObject* key = additions == nullptr ? names._backward_cls
-                                       : names._torch_ext_ctx_type;
+  PyObject* key =
+      additions == nullptr ? names._backward_cls : names._torch_ext_ctx_type;
   if (Ref type = find_item(kept.get(), key)) {
     return type;
   }

@@ -191,8 +191,8 @@ void remember(
   Ref forward = compat::type_lookup(cls, names.forward);
   Ref setup_context = compat::type_lookup(cls, names.setup_context);
   Ref backward_cls = compat::type_lookup(cls, names._backward_cls);
-  if (!forward || !is_stable(setup_context) ||
-      !is_constant(backward_cls) || !PyType_Check(backward_cls.get()) ||
+  if (!forward || !is_stable(setup_context) || !is_constant(backward_cls) ||
+      !PyType_Check(backward_cls.get()) ||
       made_from(record.ctx_type.as_type()) !=
           made_from(backward_cls.as_type()) ||
       !is_constant(
