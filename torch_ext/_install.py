@@ -111,4 +111,3 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
         if _compat.function_of(vars(cls).get("apply")) is not ours:
             _compat.set_apply(cls, _C.apply_for(cls))
     return cls
-

@@ -30,6 +30,7 @@ namespace torch_ext {
   X(_torch_ext_ctx_type)           \
   X(__code__)                      \
   X(__module__)                    \
+  X(__orig_bases__)                \
   X(__qualname__)                  \
   X(__signature__)                 \
   X(__wrapped__)

@@ -35,6 +35,9 @@ Ref make_ctx_type(PyTypeObject* backward_cls, PyObject* additions) {
       checked(additions != nullptr ? PyDict_Copy(additions) : PyDict_New());
   check_status(PyDict_SetItem(dict.get(), names.__module__, module.get()));
   check_status(PyDict_SetItem(dict.get(), names.__qualname__, qualname.get()));
+  // What cloudpickle sends as the bases: torch's class alone.
+  Ref bases = checked(PyTuple_Pack(1, backward));
+  check_status(PyDict_SetItem(dict.get(), names.__orig_bases__, bases.get()));
   // In the class's own dict, where compiled autograd's guards look for it.
   Ref own = compat::type_dict(backward_cls);
   if (Ref forward = find_item(own.get(), names._forward_cls)) {
