@@ -40,8 +40,8 @@ than older releases.
 ``--device`` chooses where the tensors are. ``pytest --leaks 1000`` runs each scenario a thousand times instead, and
 fails if objects, references or memory grow with each run.
 
-One difference is documented and ignored: on its first use torch_ext replaces ``MyFn._backward_cls``, the class of
-``grad_fn``, by a subclass of the one that torch created. Name, module and every ``isinstance`` are compared.
+One difference is documented and ignored: ``type(grad_fn)`` is a subclass of ``MyFn._backward_cls``, and not that class
+itself. Name, module and every ``isinstance`` are compared.
 """
 
 from .scenario import Scenario, assert_same, compare, scenario, torch_is_since, transcript

@@ -316,3 +316,29 @@ def attributes_patched_into_torchs_base(s):
             s.record(name, found(*[None] * (name == "register_hook")) if callable(found) else found)
         finally:
             delattr(BackwardCFunction, name)
+
+
+@scenario
+def attributes_set_after_the_first_call(s):
+    Double = make_double(s)
+    use(s, "first", Double, calls=1)
+    node = Double.apply(s.randn(2, requires_grad=True)).grad_fn
+    for name, value in {**overriding(None), "mine": 3, "apply": lambda self, *grads: (grads[0] * 7, None)}.items():
+        setattr(Double._backward_cls, name, value)
+        found = getattr(node, name)
+        s.record(name, found if not callable(found) else "callable", name in dir(node))
+        y = Double.apply(s.randn(2, requires_grad=True), s.randn(2))
+        s.outcome("backward", y.sum().backward)
+        delattr(Double._backward_cls, name)
+    Double._backward_cls.__name__ = "Renamed"
+    s.record("renamed", node.name(), Double.apply(s.randn(2, requires_grad=True)).grad_fn.name())
+
+
+@scenario
+def it_stays_the_same_class(s):
+    Double = make_double(s)
+    before = Double._backward_cls, dict(vars(Double._backward_cls)), Double._backward_cls.__mro__
+    use(s, "used", Double)
+    s.record("same", Double._backward_cls is before[0], Double._backward_cls.__mro__ == before[2])
+    s.record("attributes", sorted(vars(Double._backward_cls)), vars(Double._backward_cls) == before[1])
+    s.record("of the Function", sorted(vars(Double)), type(Double._backward_cls).__name__)
