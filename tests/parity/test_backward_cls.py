@@ -322,7 +322,7 @@ def attributes_patched_into_torchs_base(s):
 def attributes_set_after_the_first_call(s):
     Double = make_double(s)
     use(s, "first", Double, calls=1)
-    node = Double.apply(s.randn(2, requires_grad=True)).grad_fn
+    node = s.keep(Double.apply(s.randn(2, requires_grad=True))).grad_fn
     for name, value in {**overriding(None), "mine": 3, "apply": lambda self, *grads: (grads[0] * 7, None)}.items():
         setattr(Double._backward_cls, name, value)
         found = getattr(node, name)
@@ -331,7 +331,7 @@ def attributes_set_after_the_first_call(s):
         s.outcome("backward", y.sum().backward)
         delattr(Double._backward_cls, name)
     Double._backward_cls.__name__ = "Renamed"
-    s.record("renamed", node.name(), Double.apply(s.randn(2, requires_grad=True)).grad_fn.name())
+    s.record("renamed", node.name(), s.keep(Double.apply(s.randn(2, requires_grad=True))).grad_fn.name())
 
 
 @scenario

@@ -9,6 +9,8 @@
 
 #include <torch/csrc/autograd/python_function.h>
 
+#include <utility>
+
 namespace torch_ext {
 
 namespace {
@@ -41,12 +43,6 @@ Ref require_backward_cls(PyTypeObject* cls) {
   return found;
 }
 
-/// A module object that belongs to no C module: nothing but a dict that the
-/// garbage collector sees.
-bool is_bare_module(PyObject* object) {
-  return PyModule_CheckExact(object) && PyModule_GetDef(object) == nullptr;
-}
-
 /// dict.setdefault(key, value)
 Ref set_default(PyObject* dict, PyObject* key, PyObject* value) {
   PyObject* found = nullptr;
@@ -54,8 +50,26 @@ Ref set_default(PyObject* dict, PyObject* key, PyObject* value) {
   return Ref::steal(found);
 }
 
-/// type.__dict__[_torch_ext_ctx_type], a dict.
-Ref dict_in_own_dict(PyTypeObject* type) {
+/// dict[_torch_ext_ctx_type], a dict that is made if there is none.
+Ref dict_in(PyObject* dict) {
+  Ref made = checked(PyDict_New());
+  return set_default(dict, names._torch_ext_ctx_type, made.get());
+}
+
+/// The dict of a module; null if `object`, which may be null, is no module.
+PyObject* dict_of_module(PyObject* object) {
+  if (object == nullptr || !PyModule_Check(object)) {
+    return nullptr;
+  }
+  PyObject* dict = PyModule_GetDict(object);
+  if (dict == nullptr) {
+    throw_python_error();
+  }
+  return dict;
+}
+
+/// The same for the dict of a class.
+Ref dict_in_class(PyTypeObject* type) {
   Ref own = compat::type_dict(type);
   Ref kept = find_item(own.get(), names._torch_ext_ctx_type);
   if (!kept) {
@@ -81,15 +95,20 @@ Ref dict_kept_by(PyTypeObject* type) {
         kept_by_static_types, reinterpret_cast<PyObject*>(type), made.get());
   }
   auto* heap_type = reinterpret_cast<PyHeapTypeObject*>(type);
-  Ref made = checked(PyModule_New("torch_ext"));
+  Ref made;
+  if (heap_type->ht_module == nullptr) {
+    made = checked(PyModule_New("torch_ext"));
+    dict_in(dict_of_module(made.get()));
+  }
   const compat::Lock lock(making);
   if (heap_type->ht_module == nullptr) {
     heap_type->ht_module = made.release();
   }
+  PyObject* dict = dict_of_module(heap_type->ht_module);
+  Ref kept =
+      dict == nullptr ? Ref() : find_item(dict, names._torch_ext_ctx_type);
   // A class of a C module can't be sent by value.
-  return is_bare_module(heap_type->ht_module)
-      ? Ref::share(PyModule_GetDict(heap_type->ht_module))
-      : dict_in_own_dict(type);
+  return kept ? std::move(kept) : dict_in_class(type);
 }
 
 } // namespace
