@@ -273,6 +273,7 @@ void node_created(const Node& node) {
 
 // Private names of torch's Python modules.
 constexpr const char* kSingleLevelFunction = "_SingleLevelFunction";
+constexpr const char* kSubclassOfFunction = "InplaceFunction";
 constexpr const char* kFunctorchModule = "torch._C._functorch";
 constexpr const char* kOnnxGlobalsModule =
     "torch.onnx._internal.torchscript_exporter._globals";

@@ -128,6 +128,9 @@ Ref make_module() {
   const Ref apply = torch_ext::make_apply();
   torch_ext::init_accelerated_apply(apply.get());
   add("apply", apply);
+  add("torch_function", Ref::share(torch_ext::torch_own.function));
+  add("torch_apply", Ref::share(torch_ext::torch_own.apply_in_class));
+  add("kept", torch_ext::checked(PyDict_New()));
   add("output_grad_dtypes", torch_ext::new_output_grad_dtypes());
   add_type("Ctx", torch_ext::CtxType);
   add_type("LazyTraceback", torch_ext::LazyTracebackType);

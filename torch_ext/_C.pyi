@@ -2,7 +2,7 @@
 """The C++ part of torch_ext. Not public: use what ``torch_ext`` exports."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from typing_extensions import disjoint_base
@@ -57,6 +57,15 @@ output_grad_dtypes: Any
 
 apply: classmethod[Any, ..., Any]
 """What stands in a class as ``apply``: a classmethod of Python or of C, as torch's own."""
+
+torch_function: TypeAlias = torch.autograd.Function
+"""torch's class, whatever the name ``torch.autograd.Function`` means now."""
+
+torch_apply: classmethod[Any, ..., Any]
+"""torch's own ``apply``, as it stood in ``torch_function`` at import."""
+
+kept: dict[str, Any]
+"""What torch_ext's modules keep if they are reloaded, or removed and imported again."""
 
 def apply_for(cls: type[torch.autograd.Function], /) -> classmethod[Any, ..., Any]:
     """What accelerate() puts into ``cls``: ``apply``, which pickles by value don't send."""

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The drop-in for ``torch.autograd.Function``."""
 
-import torch
-
 from . import _C, _compat
 
 
-class Function(torch.autograd.Function):
+class Function(_C.torch_function):
     """Base class of custom autograd Functions, with a cheaper call.
 
     Subclass it as you would subclass :class:`torch.autograd.Function`, whose

@@ -10,8 +10,10 @@ namespace torch_ext {
 /// what they do while they stand unchanged, and calls whatever stands in their
 /// place otherwise.
 struct TorchOwn {
-  /// torch.autograd.Function.
+  /// torch.autograd.Function: torch's class, whatever that name means now.
   Immortal function;
+  /// Its apply as it stands in the class.
+  Immortal apply_in_class;
   /// What takes the class as its first argument in Function.apply.
   Immortal apply;
   /// The setup_context of a class that doesn't override it.
@@ -29,7 +31,8 @@ struct TorchOwn {
 
 extern TorchOwn torch_own;
 
-/// Once, at import. Throws what the lookups raise.
+/// Once, at import. Throws what the lookups raise, and ImportError if another's
+/// apply hides torch's own.
 void init_torch_own();
 
 } // namespace torch_ext
