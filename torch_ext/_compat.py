@@ -11,8 +11,10 @@ from types import CodeType
 from typing import Any, NoReturn
 
 import torch
+from torch._C import _ImperativeEngine
 from torch._C._dynamo import eval_frame
 from torch.autograd.function import BackwardCFunction, FunctionCtx
+from torch.autograd.variable import Variable
 from torch.torch_version import TorchVersion
 
 from . import _C
@@ -71,7 +73,7 @@ def ctx_backports() -> dict[str, object]:
 
 def give_backports(cls: type[torch.autograd.Function]) -> None:
     """Gives ``cls`` and its subclasses what the newest torch's Function has."""
-    if not hasattr(torch.autograd.Function, "boxed_grads_call"):
+    if not hasattr(_C.torch_function, "boxed_grads_call"):
         cls.boxed_grads_call = False
     _C.give_backports(cls, ctx_backports())
 
@@ -115,14 +117,28 @@ def set_apply(cls: Any, apply: object) -> None:
 # --- The engine and torch.compile -----------------------------------------------------------------
 
 
+ENGINE_NAME = "torch.autograd.Variable._execution_engine"
+
+
 def get_engine() -> Any:
     """The object that torch's Python code calls to run backward."""
-    return torch.autograd.Variable._execution_engine
+    return Variable._execution_engine
 
 
 def set_engine(engine: Any) -> None:
     """Makes torch's Python code call ``engine`` to run backward."""
-    torch.autograd.Variable._execution_engine = engine
+    Variable._execution_engine = engine
+
+
+def is_torchs_engine(engine: object) -> bool:
+    """Whether ``engine`` is of torch's own class."""
+    return type(engine) is _ImperativeEngine
+
+
+def torchs_engine() -> Any:
+    """The engine that torch's Python code calls; one like torch's own while it calls somebody else's."""
+    engine = get_engine()
+    return engine if is_torchs_engine(engine) else _ImperativeEngine()
 
 
 #: Returns what torch.compile calls for each new frame; None if it looks at none.

@@ -18,10 +18,21 @@ from .report import last_report
 
 __all__ = ["detect_anomaly", "last_report", "set_detect_anomaly"]
 
-_lock = threading.RLock()
-# These and the switch are kept by importlib.reload(), which finds ours in the place of torch's.
-_torch_engine = globals().get("_torch_engine") or _compat.get_engine()
-_reporting_engine = globals().get("_reporting_engine") or _C.make_reporting_engine(_torch_engine)
+
+class _Engines:
+    """torch's engine, and ours, which takes its place. If somebody else's is there, it is left alone."""
+
+    def __init__(self) -> None:
+        self.torchs = _compat.torchs_engine()
+        self.ours = _C.make_reporting_engine(self.torchs)
+
+    def exchange(self, on: bool) -> None:
+        there = _compat.get_engine()
+        if on and _compat.is_torchs_engine(there):
+            _compat.set_engine(self.ours)
+            self.torchs = there
+        elif not on and there is self.ours:
+            _compat.set_engine(self.torchs)
 
 
 class _Switch:
@@ -36,18 +47,37 @@ class _Switch:
             installed = self.installed if installed is None else installed
             mode = self.mode if mode is None else mode
             on = installed or mode
-            # What can fail comes first, while nothing has changed: the first call creates an engine.
-            _C.use_our_anomaly_metadata(on)
-            _compat.set_engine(_reporting_engine if on else _torch_engine)
+            before = _C.use_our_anomaly_metadata(on)
+            try:
+                _engines.exchange(on)
+            except BaseException:
+                _C.use_our_anomaly_metadata(before)
+                raise
             self.installed, self.mode = installed, mode
 
 
-_switch = globals().get("_switch") or _Switch()
+# Kept if this module is reloaded, or removed and imported again: it finds ours in the place of torch's then.
+_lock: threading.RLock = _C.kept.setdefault("anomaly lock", threading.RLock())
+_engines: _Engines = _C.kept.setdefault("engines", _Engines())
+_switch: _Switch = _C.kept.setdefault("switch", _Switch())
 
 
-def follow_install(installed: bool) -> None:
-    """Called by install() and uninstall(), not by users."""
+def follow_install(installed: bool) -> bool:
+    """Called by install() and uninstall(), not by users. Returns what held before."""
+    before = follows_install()
     _switch.set(installed=installed)
+    return before
+
+
+def follows_install() -> bool:
+    """Whether install() was called, and its work not taken back."""
+    return bool(_switch.installed)
+
+
+def foreign_engine() -> object:
+    """What is called in the place of torch's engine and is not torch_ext's; None if nothing is."""
+    there = _compat.get_engine()
+    return None if there is _engines.ours or _compat.is_torchs_engine(there) else there
 
 
 def _turn(mode: bool, check_nan: bool) -> None:
