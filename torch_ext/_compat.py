@@ -5,9 +5,8 @@ The C++ part has its own, in ``csrc/compat.h``.
 """
 
 import contextlib
-import inspect
 from collections.abc import Iterator
-from types import CodeType
+from types import ClassMethodDescriptorType, CodeType
 from typing import Any, NoReturn
 
 import torch
@@ -99,19 +98,33 @@ def has_node(grad_fn: torch.autograd.graph.Node) -> bool:
     return True
 
 
+#: The descriptors that only pass the class on: of Python, of C, and what accelerate() puts into a class.
+_PLAIN_APPLIES = (classmethod, ClassMethodDescriptorType, type(_C.apply_for(_C.torch_function)))
+_NOTHING = object()
+
+
 def function_of(attribute: object) -> object:
-    """The function behind an ``apply`` as it stands in a class: a classmethod of Python or of C."""
-    return getattr(attribute, "__func__", attribute)
+    """The function behind an ``apply`` as it stands in a class; any other descriptor is its own."""
+    return getattr(attribute, "__func__", attribute) if type(attribute) in _PLAIN_APPLIES else attribute
 
 
-def apply_of(cls: type) -> object:
-    """The function behind ``cls.apply``, found without calling descriptors."""
-    return function_of(inspect.getattr_static(cls, "apply"))
+def owner_of_apply(cls: type) -> type:
+    """The class in whose dict ``cls.apply`` stands."""
+    return next(each for each in cls.__mro__ if "apply" in vars(each))
 
 
 def set_apply(cls: Any, apply: object) -> None:
-    """Puts ``apply`` into ``cls``, in which a type checker expects a method."""
-    cls.apply = apply
+    """Puts ``apply`` into ``cls``. If that fails, by a metaclass that refuses it, ``cls`` has what it had."""
+    before = vars(cls).get("apply", _NOTHING)
+    try:
+        cls.apply = apply
+    except BaseException:
+        if vars(cls).get("apply", _NOTHING) is not before:
+            if before is _NOTHING:
+                type.__delattr__(cls, "apply")
+            else:
+                type.__setattr__(cls, "apply", before)
+        raise
 
 
 # --- The engine and torch.compile -----------------------------------------------------------------

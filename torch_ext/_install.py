@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Puts torch_ext in the place of what torch has, and takes it back."""
+"""Puts torch_ext in the place of what torch has, and takes it back.
+
+All of it acts on torch's own class, not on the name ``torch.autograd.Function``, and goes by what stands there now. An
+``apply`` that is neither torch's nor torch_ext's is somebody else's: it is left alone, and whoever would have to act on
+it refuses and names it.
+"""
 
 import contextlib
 import threading
 from collections.abc import Iterator
+from types import FunctionType, MethodType
 from typing import TypeVar
 
 import torch
@@ -12,9 +18,9 @@ from . import _C, _compat, anomaly
 
 _FunctionT = TypeVar("_FunctionT", bound=type[torch.autograd.Function])
 
-_lock = threading.RLock()
-# What torch.autograd.Function had as its apply before install(); None otherwise. Kept by importlib.reload().
-_torch_apply: object = globals().get("_torch_apply")
+_APPLY_NAME = "torch.autograd.Function.apply"
+
+_lock: threading.RLock = _C.kept.setdefault("install lock", threading.RLock())
 
 
 def install() -> None:
@@ -30,15 +36,21 @@ def install() -> None:
 
     Does nothing if it is installed already. Thread safe: a call that is running
     ends as it began.
+
+    Raises:
+        RuntimeError: something that is not torch's stands in the place of one of
+            the two. Nothing has changed then.
     """
-    global _torch_apply
     with _lock:
-        if _torch_apply is None:
-            # What can fail comes first, while nothing has changed.
-            anomaly.follow_install(True)
-            theirs = torch.autograd.Function.__dict__["apply"]
-            _compat.set_apply(torch.autograd.Function, _C.apply)
-            _torch_apply = theirs
+        if not (is_installed() and anomaly.follows_install()):
+            _refuse_others("install() would replace")
+        before = anomaly.follow_install(True)
+        try:
+            if not is_installed():
+                _compat.set_apply(_C.torch_function, _C.apply)
+        except BaseException:
+            anomaly.follow_install(before)
+            raise
 
 
 def uninstall() -> None:
@@ -46,18 +58,31 @@ def uninstall() -> None:
 
     ``torch.autograd.Function`` has the very ``apply`` that it had. Existing
     nodes stay valid. Does nothing if torch_ext isn't installed. Thread safe.
+
+    Raises:
+        RuntimeError: something that is not torch_ext's has come into the place of
+            what :func:`install` put there. Nothing has changed then: call it again
+            once that has been taken back.
     """
-    global _torch_apply
     with _lock:
-        if _torch_apply is not None:
-            _compat.set_apply(torch.autograd.Function, _torch_apply)
-            _torch_apply = None
-            anomaly.follow_install(False)
+        if anomaly.follows_install():
+            _refuse_others("torch_ext stays installed: uninstall() would lose")
+        before = anomaly.follow_install(False)
+        try:
+            if is_installed():
+                _compat.set_apply(_C.torch_function, _C.torch_apply)
+        except BaseException:
+            anomaly.follow_install(before)
+            raise
 
 
 def is_installed() -> bool:
-    """Whether :func:`install` is in force."""
-    return _torch_apply is not None
+    """Whether ``torch.autograd.Function`` has torch_ext's ``apply`` now.
+
+    False also while somebody else's stands there, even if it leads to
+    torch_ext's.
+    """
+    return _compat.function_of(_apply_there()) is _compat.function_of(_C.apply)
 
 
 @contextlib.contextmanager
@@ -65,15 +90,23 @@ def installed() -> Iterator[None]:
     """A context in which torch_ext is installed, for all threads.
 
     Leaves it installed if it was installed before. Can be nested.
+
+    Raises:
+        RuntimeError: as :func:`install` raises it at the beginning, and
+            :func:`uninstall` at the end. An exception of the block is not
+            replaced: it gets that as a note.
     """
     with _lock:
         before = is_installed()
         install()
     try:
         yield
-    finally:
+    except BaseException as error:
         if not before:
-            uninstall()
+            _uninstall_after(error)
+        raise
+    if not before:
+        uninstall()
 
 
 def accelerate(cls: _FunctionT) -> _FunctionT:
@@ -90,19 +123,24 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
     Raises:
         TypeError: ``cls`` is not such a class, or is ``torch.autograd.Function``
             itself (which :func:`install` is for), or has an ``apply`` of its own.
+        RuntimeError: ``cls`` has the ``apply`` of ``torch.autograd.Function``, in
+            whose place somebody else's stands.
     """
-    if not (isinstance(cls, type) and issubclass(cls, torch.autograd.Function)):
+    if not (isinstance(cls, type) and issubclass(cls, _C.torch_function)):
         raise TypeError(f"accelerate() takes a subclass of torch.autograd.Function, got {cls!r}")
-    if cls is torch.autograd.Function:
+    if cls is _C.torch_function or cls is torch.autograd.Function:
         raise TypeError(
             "accelerate() takes one custom Function; to run all of them on "
             "torch_ext, torch.autograd.Function itself, use torch_ext.install()"
         )
     with _lock:
-        theirs = _torch_apply or torch.autograd.Function.__dict__["apply"]
-        function = _compat.apply_of(cls)
+        owner = _compat.owner_of_apply(cls)
+        function = _compat.function_of(vars(owner)["apply"])
         ours = _compat.function_of(_C.apply)
-        if function is not ours and function is not _compat.function_of(theirs):
+        if function is not ours and function is not _compat.function_of(_C.torch_apply):
+            if issubclass(_C.torch_function, owner):
+                what_for = f"accelerate() would let {cls.__qualname__} pass by"
+                raise RuntimeError(_refusal(what_for, _APPLY_NAME, _apply_there()))
             raise TypeError(
                 f"{cls.__qualname__} has an apply of its own, which accelerate() "
                 "would hide; accelerate the class whose apply it calls instead"
@@ -111,3 +149,44 @@ def accelerate(cls: _FunctionT) -> _FunctionT:
         if _compat.function_of(vars(cls).get("apply")) is not ours:
             _compat.set_apply(cls, _C.apply_for(cls))
     return cls
+
+
+def _apply_there() -> object:
+    return vars(_C.torch_function).get("apply")
+
+
+def _uninstall_after(error: BaseException) -> None:
+    """uninstall() on the way of ``error``, which must not get lost."""
+    try:
+        uninstall()
+    except RuntimeError as refusal:
+        vars(error).setdefault("__notes__", []).append(str(refusal))
+
+
+def _refuse_others(what_for: str) -> None:
+    """Raises if an apply or an engine is there that is neither torch's nor torch_ext's."""
+    there = _apply_there()
+    if not is_installed() and _compat.function_of(there) is not _compat.function_of(_C.torch_apply):
+        raise RuntimeError(_refusal(what_for, _APPLY_NAME, there))
+    if (engine := anomaly.foreign_engine()) is not None:
+        raise RuntimeError(_refusal(what_for, _compat.ENGINE_NAME, engine))
+
+
+def _refusal(what_for: str, name: str, there: object) -> str:
+    what = _describe(there)
+    return f"{what_for} {name}, which is not torch's now but {what}. Call it again once that has been taken back"
+
+
+def _describe(there: object) -> str:
+    """What somebody else's apply or engine is and where it comes from. Runs none of its code."""
+    if there is None:
+        return "missing"
+    kind = type(there)
+    # By its type: an object may claim another class, and have any attribute.
+    function = getattr(there, "__func__", there) if issubclass(kind, (classmethod, staticmethod, MethodType)) else there
+    if type(function) is not FunctionType:
+        return f"an instance of {kind.__module__}.{kind.__qualname__}"
+    code = function.__code__
+    # Not the function's own name, which functools.wraps() sets to that of torch's.
+    name = f"{function.__globals__.get('__name__')}.{getattr(code, 'co_qualname', code.co_name)}"
+    return f"the {kind.__name__} {name} ({code.co_filename}:{code.co_firstlineno})"
