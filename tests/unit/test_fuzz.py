@@ -2,8 +2,10 @@
 """The fuzzer: its programs show no difference, and it would find one."""
 
 import dataclasses
+import itertools
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,7 @@ from tools.fuzz.program import Step
 
 PARTS = 4
 PROGRAMS = 2000 // PARTS
+PATIENCE = 3600  # seconds for one program, far above what a busy machine needs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,7 +29,7 @@ def prepared():
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_difference(part):
     # In a process of its own: some programs end stock torch.
-    report = workers.run(2026, range(part * PROGRAMS, (part + 1) * PROGRAMS), workers=1)
+    report = workers.run(2026, range(part * PROGRAMS, (part + 1) * PROGRAMS), workers=1, patience=PATIENCE)
     assert report.programs == PROGRAMS
     assert not report.found, "\n".join(found.text + found.difference for found in report.found)
 
@@ -78,6 +81,50 @@ def test_a_crash_is_a_difference_and_made_small(monkeypatch):
     found = search.smallest(3, index, search.check_apart)
     assert found.difference == "the process ended with SIGSEGV while it ran on ours"
     assert "mark_dirty" in found.text and found.text.count("def step") == 1
+
+
+def _count_tries(tries):
+    """How many programs were tried to make a failing one smaller, and the failure."""
+    tried = []
+
+    def fails(program):
+        tried.append(program)
+        raise compare.Difference("always")
+
+    return tried, search.smallest(2026, 0, fails, tries)
+
+
+def test_a_number_of_tries_ends_shrinking(monkeypatch):
+    # No clock does: for ours, and for that of hypothesis, each reading of this one is a day later.
+    monkeypatch.setattr(time, "perf_counter", itertools.count(step=86400).__next__)
+    monkeypatch.setattr(time, "monotonic", itertools.count(step=86400).__next__)
+    first, not_smaller = _count_tries(1)
+    some, smaller = _count_tries(100)
+    until_the_end, smallest = _count_tries(10**9)
+    assert len(first) == 1 < len(some) == 100 < len(until_the_end) < 1000
+    assert len(not_smaller.text) > len(smaller.text) > len(smallest.text)
+
+
+def test_only_a_run_of_one_program_hangs(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now)
+    noted = []
+    monkeypatch.setattr(workers, "check", lambda program, phase=None: fails(program))
+
+    def fails(program):
+        noted.append(len(doing))
+        raise compare.Difference("always")
+
+    doing = []
+    workers.run_batch(2026, range(1), lambda index, phase: doing.append(phase))
+    assert noted == list(range(1, len(doing) + 1))  # one note before each run, also of each smaller program
+
+    worker = SimpleNamespace(doing=[7, 0, 1], seen=0, since=0.0)
+    hangs = lambda: workers._Worker.hangs(worker, patience=10)  # noqa: E731
+    assert not hangs()
+    for now, notes, end in (9.0, 1, False), (11.0, 1, True), (11.0, 2, False), (20.0, 2, False), (22.0, 2, True):
+        worker.doing[2] = notes
+        assert hangs() == end
 
 
 def test_a_difference_has_to_show_twice(monkeypatch):

@@ -37,7 +37,9 @@ def parse_options(arguments=None):
     parser.add_argument("--first", type=int, default=0, metavar="INDEX", help="the first number (default: 0)")
     parser.add_argument("--only", type=int, metavar="INDEX", help="show one program, run it here and compare")
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--patience", type=float, default=300, help="seconds, then it hangs (default: 300)")
+    parser.add_argument(
+        "--patience", type=float, default=300, help="seconds for one run of a program, then it hangs (default: 300)"
+    )
     parser.add_argument("--out", type=Path, default=Path("fuzz_found"), help="where programs that differ are written")
     options = parser.parse_args(arguments)
     if options.programs < 1 or (options.workers is not None and options.workers < 1):

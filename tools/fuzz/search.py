@@ -3,21 +3,23 @@
 
 import contextlib
 import faulthandler
+import math
 import os
 import random
 import signal
-import time
 import traceback
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.database import InMemoryExampleDatabase
+from hypothesis.internal.conjecture import engine
 
 from .compare import Difference, compare
 from .program import Program
 from .steps import programs
 
 _BYTES = 4000  # of random data: more than a program takes
+_TRIES = 1000  # to make a program smaller: most are as small as they go after 200
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,17 @@ def _end_as(program, to_phases):
         os._exit(0)
 
 
-def smallest(seed, index, check=check, seconds=60):
-    """The smallest program found in so many seconds that fails as this one does, and how; None if it passes."""
+def smallest(seed, index, check=check, tries=_TRIES):
+    """The smallest program found in so many tries that fails as this one does, and how; None if it passes.
+
+    How long a try takes makes no difference: on a slow machine the same program is found.
+    """
     database = InMemoryExampleDatabase()
     failed = []
-    end = time.monotonic() + seconds
+    left = iter(range(tries))
 
     def fails(program):
-        if time.monotonic() > end:
+        if next(left, None) is None:
             return  # finds nothing smaller any more, which ends the search
         try:
             check(program)
@@ -96,11 +101,21 @@ def smallest(seed, index, check=check, seconds=60):
         test.hypothesis.fuzz_one_input(_bytes(seed, index))
     if not failed:
         return None
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), _no_time_limit():
         test()  # begins with what the database has
     program, difference = min(failed, key=lambda failure: len(failure[0].text()))
     title = f"The smallest program that differs as program {index} of seed {seed} does."
     return Found(index, program.text(title), difference)
+
+
+@contextlib.contextmanager
+def _no_time_limit():
+    """A context in which hypothesis doesn't end shrinking after five minutes."""
+    seconds, engine.MAX_SHRINKING_SECONDS = engine.MAX_SHRINKING_SECONDS, math.inf
+    try:
+        yield
+    finally:
+        engine.MAX_SHRINKING_SECONDS = seconds
 
 
 def describe(error):

@@ -76,10 +76,19 @@ def run_batch(seed, indices, doing=lambda index, phase: None, shrink=True):
         # Not in the handler, in which the exceptions of programs would get this one as their context.
         if difference is not None:
             report.programs += 1
-            doing(index, "shrinking")
-            found = smallest(seed, index) if shrink and len(report.found) < _MOST_SHRUNK else None
+            found = _smallest(seed, index, doing) if shrink and len(report.found) < _MOST_SHRUNK else None
             report.found.append(found or Found(index, program.text(f"Program {index} of seed {seed}."), difference))
     return report
+
+
+def _smallest(seed, index, doing):
+    """The smallest program that differs as that one does. Each one that is tried is a run of its own for `doing`."""
+
+    def check_smaller(program):
+        doing(index, "shrinking")
+        check(program)
+
+    return smallest(seed, index, check_smaller)
 
 
 class _Worker:
@@ -87,13 +96,13 @@ class _Worker:
 
     def __init__(self, seed):
         self.seed = seed
-        self.doing = _spawn.Array("q", [-1, 0], lock=False)
+        self.doing = _spawn.Array("q", [-1, 0, 0], lock=False)  # the number, the phase, and how often it was noted
         self.connection, theirs = _spawn.Pipe()
         self.process = _spawn.Process(target=_serve, args=(seed, self.doing, theirs), daemon=True)
         self.process.start()
         theirs.close()
         self.batch = range(0)
-        self.index = -1
+        self.seen = 0
         self.since = time.monotonic()
 
     def take(self, batch):
@@ -101,10 +110,10 @@ class _Worker:
         self.connection.send(batch)
 
     def hangs(self, patience):
-        """Whether it has been running one program for so many seconds."""
+        """Whether one run of a program has been going on for so many seconds."""
         now = time.monotonic()
-        if self.doing[0] != self.index:
-            self.index, self.since = self.doing[0], now
+        if self.doing[2] != self.seen:
+            self.seen, self.since = self.doing[2], now
         return now - self.since > patience
 
     def end(self):
@@ -123,6 +132,7 @@ def _serve(seed, doing, connection):
 
     def note(index, phase):
         doing[0], doing[1] = index, _PHASES.index(phase)
+        doing[2] += 1
 
     with contextlib.suppress(EOFError):
         while True:
@@ -148,7 +158,7 @@ def run(seed, indices, workers, patience=300, news=lambda report: None, batch=_B
         seed: a program is determined by it and by the number.
         indices: the numbers, a range.
         workers: how many processes.
-        patience: seconds for one program and its shrinking, after which it counts as hanging.
+        patience: seconds for one run of a program, after which it counts as hanging.
         news: called with a Report on each part of the programs, as soon as there is one.
     """
     report = Report()
