@@ -408,7 +408,6 @@ def test_ours_put_back_after_uninstall():
     assert is_same(everything(), STOCK)
 
 
-@pytest.mark.skipif(torch_is_since("2.14"), reason="torch's apply is no classmethod of Python's there")
 def test_another_classmethod_of_the_same_function():
     Function.apply = classmethod(_compat.function_of(TORCHS_APPLY))
     torch_ext.install()
