@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a part of torch begins under install() and ends after uninstall(), or the other way round."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from harness.small_functions import make_product, make_square
 from torch._library.custom_ops import OPDEF_TO_LIB
+from torch.autograd.function import FunctionMeta
 from torch.func import jvp, linearize, vjp, vmap
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
@@ -142,3 +145,34 @@ def test_ends_as_on_stock(begin, before):
     actual = run(begin, before=before, after=not before)
     assert len(actual) == len(expected) > 0
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+class Notes(FunctionMeta):
+    """A metaclass that notes what it creates; that of DeepSpeed's compiler changes the Functions of AOTAutograd."""
+
+    created: ClassVar[list[str]] = []
+
+    def __new__(cls, name, bases, namespace):
+        cls.created.append(name)
+        return super().__new__(cls, name, bases, namespace)
+
+
+@pytest.mark.parametrize("install", ["never", "before", "inside"])
+def test_compiled_while_the_name_is_another_class(install, monkeypatch):
+    torch._dynamo.reset()
+    Notes.created.clear()
+    torchs_own, own_apply = torch.autograd.Function, vars(torch.autograd.Function)["apply"]
+    x = torch.linspace(0.5, 2, 4, requires_grad=True)
+    compiled = torch.compile(lambda x: x.sin() * x, backend="aot_eager")
+    switch(install == "before")
+    with monkeypatch.context() as m:
+        m.setattr(torch.autograd, "Function", Notes("Patched", (torchs_own,), {}))
+        if install == "inside":
+            switch(True)
+        y = compiled(x)
+    assert "CompiledFunction" in Notes.created
+    for out in y, compiled(x):
+        assert isinstance(out.grad_fn, torch_ext._C.Ctx) == (install != "never")
+        assert torch.equal(torch.autograd.grad(out.sum(), x)[0], torch.autograd.grad((x.sin() * x).sum(), x)[0])
+    torch_ext.uninstall()
+    assert vars(torchs_own)["apply"] is own_apply
