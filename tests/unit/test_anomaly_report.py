@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the exception of a failed backward and last_report() say."""
 
+import copy
 import gc
 import json
 import logging
 import pickle
+import subprocess
+import sys
 import threading
 import weakref
 
+import cloudpickle
+import dill
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -15,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import torch_ext
 from torch_ext import anomaly
 from torch_ext.anomaly import facts, failures
+from torch_ext.anomaly import report as report_module
 
 
 @pytest.fixture(autouse=True)
@@ -337,6 +343,54 @@ def test_to_json():
 def test_report_is_plain_data():
     _, report = fail(lambda: nan_at_zero().backward())
     assert pickle.loads(pickle.dumps(report)) == report
+
+
+@pytest.mark.parametrize("pickler", [pickle, cloudpickle, dill], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("nested", [False, True], ids=["", "nested"])
+def test_the_exception_is_read_where_torch_ext_is_missing(pickler, nested):
+    def backward():
+        if nested:
+            checkpoint(lambda x: root_of(x) * 0, zeros(2) * 1, use_reentrant=True).sum().backward()
+        else:
+            nan_at_zero().backward()
+
+    error, report = fail(backward)
+    assert len(report.enclosing) == nested
+    read = """if True:
+        import pickle, sys
+        sys.modules["torch_ext"] = None
+        error = pickle.load(sys.stdin.buffer)
+        print(type(error).__name__, error, *error.__notes__, sep="\\n", end="")
+    """
+    done = subprocess.run([sys.executable, "-c", read], input=pickler.dumps(error), capture_output=True, check=True)
+    assert done.stdout.decode() == "\n".join(["RuntimeError", str(error), *error.__notes__])
+
+
+def test_the_exception_carries_plain_data():
+    error, _ = fail(lambda: nan_at_zero().backward())
+    assert {type(value) for value in vars(error).values()} <= {str, list}
+    assert {type(note) for note in error.__notes__} == {str}
+
+
+@pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"])
+def test_a_copy_of_an_inner_exception_still_belongs_to_its_report(copied):
+    def backward_of(ctx, grad):
+        try:
+            with torch.enable_grad():
+                nan_at_zero().backward()
+        except RuntimeError as error:
+            raise copied(error) from None
+
+    _, report = fail(lambda: make_function(backward_of)(zeros(2)).sum().backward())
+    assert report.node_name == "SqrtBackward0"
+    assert [each.name for each in report.enclosing] == ["CustomBackward"]
+
+
+def test_reports_on_old_failures_are_forgotten():
+    errors = [fail(lambda: nan_at_zero().backward())[0] for _ in range(report_module._MOST_RECENT + 2)]
+    assert len(report_module._recent) == report_module._MOST_RECENT
+    assert vars(errors[0])[report_module._KEY] not in report_module._recent
+    assert vars(errors[-1])[report_module._KEY] in report_module._recent
 
 
 def test_report_keeps_no_graph_alive():

@@ -5,7 +5,9 @@ import dataclasses
 import json
 import os
 import re
+import threading
 import traceback
+import uuid
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +72,13 @@ class Report:
 
 _last: Report | None = None
 
+# The reports on recent failures, by what their exceptions carry: plain text, since an exception may travel to a
+# process without torch_ext. A backward's exception may leave another backward that ran it, which completes the report.
+_KEY = "_torch_ext_report"
+_recent: dict[str, Report] = {}
+_MOST_RECENT = 64
+_lock = threading.RLock()  # a backward may fail in a finaliser that runs while the lock is held
+
 
 def last_report() -> Report | None:
     """The report on the backward that failed most recently, in any thread; None before the first."""
@@ -92,7 +101,7 @@ def complete(
     """
     global _last
     attach_notes(exc, failure)
-    inner = vars(exc).get("_torch_ext_report")
+    inner = _recent.get(vars(exc).get(_KEY, ""))
     if inner is not None:  # exc comes from a backward that the node's own ran
         report = dataclasses.replace(inner, enclosing=(*inner.enclosing, failure.origin))
     else:
@@ -101,7 +110,17 @@ def complete(
             report = _locate(report, node, graph, roots)
         if report.born is not None:
             _attach(exc, [_birth_note(report.born)])
-    vars(exc)["_torch_ext_report"] = _last = report
+    _last = report
+    _remember(exc, report)
+
+
+def _remember(exc: BaseException, report: Report) -> None:
+    key = vars(exc).setdefault(_KEY, uuid.uuid4().hex)
+    with _lock:
+        _recent.pop(key, None)  # so that it counts as the newest
+        _recent[key] = report
+        while len(_recent) > _MOST_RECENT:
+            del _recent[next(iter(_recent))]
 
 
 def _describe(failure: Failure, exc: BaseException) -> Report:
