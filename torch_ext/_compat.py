@@ -5,6 +5,7 @@ The C++ part has its own, in ``csrc/compat.h``.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from types import ClassMethodDescriptorType, CodeType
 from typing import Any, NoReturn
@@ -174,6 +175,11 @@ def without_overrides() -> Iterator[None]:
         yield
 
 
+def without_autocast() -> Any:
+    """A context in which autocast does nothing."""
+    return torch._C._DisableAutocast()
+
+
 def strided_values(tensor: torch.Tensor) -> torch.Tensor:
     """The values of a tensor; if it is sparse, those that it stores."""
     if tensor.layout == torch.sparse_coo:
@@ -181,10 +187,34 @@ def strided_values(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.layout == torch.strided else tensor.values()
 
 
+def is_of_torch(node: Any) -> bool:
+    """Whether ``node`` belongs to one of torch's operators, and not to a Function."""
+    return not isinstance(node, torch._C._FunctionBase)
+
+
+def variable_of(node: Any) -> torch.Tensor | None:
+    """The leaf whose gradient ``node`` accumulates; None if it is no such node."""
+    return node.variable if is_of_torch(node) and hasattr(type(node), "variable") else None
+
+
+def saved_attribute(node: Any, name: str) -> Any:
+    """What ``node`` has saved as ``name``, a number as a rule; None if there is no such thing or it is gone."""
+    return _get(node, f"_saved_{name}")
+
+
+def results_of(node: Any) -> list[tuple[int, torch.dtype]]:
+    """The number of elements and the dtype of each of the operator's results; empty if they can't be told."""
+    try:
+        return [(math.prod(each.shape), each.dtype) for each in node._input_metadata]
+    except (AttributeError, RuntimeError, TypeError):
+        return []
+
+
 def saved_tensors(node: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors that ``node`` has saved or accumulates into, with names; without those that a user's hook unpacks."""
-    if hasattr(type(node), "variable"):
-        yield "variable", node.variable
+    variable = variable_of(node)
+    if variable is not None:
+        yield "variable", variable
     attributes = dir(type(node))
     for raw_name in attributes:
         if not raw_name.startswith("_raw_saved_"):

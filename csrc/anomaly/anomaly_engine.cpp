@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/anomaly_engine.h>
 
+#include <anomaly/evidence.h>
 #include <compat.h>
 
 #include <torch/csrc/autograd/engine.h>
@@ -32,6 +33,7 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
       bool create_graph,
       bool accumulate_grad,
       const torch::autograd::edge_list& outputs) override {
+    const KeepEvidence keep_evidence;
     return engine_.execute(
         roots, inputs, keep_graph, create_graph, accumulate_grad, outputs);
   }

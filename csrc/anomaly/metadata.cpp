@@ -3,6 +3,7 @@
 // backward.
 #include <anomaly/metadata.h>
 
+#include <anomaly/evidence.h>
 #include <anomaly/lazy_traceback.h>
 #include <anomaly/python_modules.h>
 #include <compat.h>
@@ -14,6 +15,7 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
+#include <torch/csrc/autograd/python_variable.h>
 
 #include <exception>
 #include <stdexcept>
@@ -91,31 +93,71 @@ Ref exception_in_flight() {
   }
 }
 
-/// Hands the failure to torch_ext's report, whose own errors must not hide it.
-void report(PyObject* metadata, const std::string& node_name) {
+/// (node, what it had saved), with None for a tensor that isn't known; None if
+/// there is nothing.
+Ref to_python(const torch_ext::Evidence& evidence) {
+  if (!evidence.node) {
+    return Ref::share(Py_None);
+  }
+  Ref saved =
+      checked(PyTuple_New(static_cast<Py_ssize_t>(evidence.saved.size())));
+  for (size_t i = 0; i < evidence.saved.size(); ++i) {
+    // An undefined tensor becomes None.
+    PyTuple_SET_ITEM(
+        saved.get(),
+        static_cast<Py_ssize_t>(i),
+        checked(THPVariable_Wrap(evidence.saved[i])).release());
+  }
+  Ref node = checked(functionToPyObject(evidence.node));
+  return checked(PyTuple_Pack(2, node.get(), saved.get()));
+}
+
+/// Calls torch_ext's report on the failure. Null, with an exception set, if it
+/// raises.
+Ref call_record(
+    PyObject* metadata,
+    const std::string& node_name,
+    const torch_ext::Evidence& evidence) {
   Ref exception = exception_in_flight();
-  Ref module = Ref::steal(PyImport_ImportModule(torch_ext::kFailuresModule));
-  Ref result = module ? Ref::steal(PyObject_CallMethod(
-                            module.get(),
-                            "record",
-                            "OsO",
-                            metadata,
-                            node_name.c_str(),
-                            exception ? exception.get() : Py_None))
-                      : Ref();
+  Ref kept = to_python(evidence);
+  Ref module = checked(PyImport_ImportModule(torch_ext::kFailuresModule));
+  return Ref::steal(PyObject_CallMethod(
+      module.get(),
+      "record",
+      "OsOO",
+      metadata,
+      node_name.c_str(),
+      exception ? exception.get() : Py_None,
+      kept.get()));
+}
+
+/// Hands the failure to torch_ext's report, whose own errors must not hide it.
+void report(
+    PyObject* metadata,
+    const std::string& node_name,
+    const torch_ext::Evidence& evidence) {
+  Ref result;
+  try {
+    result = call_record(metadata, node_name, evidence);
+  } catch (python_error& error) {
+    error.restore();
+  }
   if (!result) {
     PyErr_WriteUnraisable(metadata);
   }
 }
 
 /// Prints where the node was made, and its parents.
-void print_stacks(PyObject* dict, const std::string& node_name) {
+void print_stacks(
+    PyObject* dict,
+    const std::string& node_name,
+    const torch_ext::Evidence& evidence) {
   constexpr const char* kTrace = PyAnomalyMetadata::ANOMALY_TRACE_KEY;
   constexpr const char* kParent = PyAnomalyMetadata::ANOMALY_PARENT_KEY;
   if (!PyDict_Check(dict)) {
     throw std::runtime_error("Anomaly metadata is not a python dictionary.");
   }
-  report(dict, node_name);
+  report(dict, node_name, evidence);
   _print_stack(get_item(dict, kTrace).get(), node_name, false);
   // A parent is the node whose backward made this one. A node without a parent
   // was made by forward.
@@ -164,7 +206,7 @@ void PyAnomalyMetadata::print_stack(const std::string& current_node_name) {
   // Nothing may be thrown from here: it would hide the failure, and leave the
   // engine's thread in a state in which the next failures end the process.
   try {
-    print_stacks(dict(), current_node_name);
+    print_stacks(dict(), current_node_name, torch_ext::take_evidence(this));
     return;
   } catch (python_error& error) {
     error.restore();

@@ -4,7 +4,8 @@
 
 namespace torch_ext {
 
-/// record(metadata, node_name, exception) and finish(exception, roots).
+/// record(metadata, node_name, exception, evidence) and finish(exception, roots,
+/// gradients).
 constexpr const char* kFailuresModule = "torch_ext.anomaly.failures";
 
 /// format_lines(positions) and to_frames(positions).

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/reporting_engine.h>
 
+#include <anomaly/evidence.h>
 #include <anomaly/python_modules.h>
 #include <python/call.h>
 #include <python/error.h>
@@ -22,13 +23,17 @@ Immortal torch_run_backward;
 
 /// Shows the exception that is set to the report, whose own errors must not
 /// hide it, and leaves it set.
-void finish_report(PyObject* roots) {
+void finish_report(PyObject* roots, PyObject* gradients) {
   ErrorAside raised;
   Ref module = Ref::steal(PyImport_ImportModule(kFailuresModule));
-  Ref result = module
-      ? Ref::steal(PyObject_CallMethod(
-            module.get(), "finish", "OO", raised.normalized(), roots))
-      : Ref();
+  Ref result = module ? Ref::steal(PyObject_CallMethod(
+                            module.get(),
+                            "finish",
+                            "OOO",
+                            raised.normalized(),
+                            roots,
+                            gradients))
+                      : Ref();
   if (!result) {
     PyErr_WriteUnraisable(roots);
   }
@@ -45,12 +50,13 @@ PyObject* run_backward(
     CallArguments all;
     all.add(self);
     all.add(args, args + count + named);
+    const KeepEvidence keep_evidence;
     return all.call(torch_run_backward, keywords);
   });
-  // torch passes the roots by position.
-  if (result == nullptr && count > 0 &&
+  // torch passes the roots and their gradients by position.
+  if (result == nullptr && count > 1 &&
       torch::autograd::AnomalyMode::is_enabled()) {
-    finish_report(args[0]);
+    finish_report(args[0], args[1]);
   }
   return result;
 }

@@ -92,7 +92,10 @@ def test_frames_end_where_forward_called_the_operator():
 
 def test_notes_hold_the_forward_traceback_once():
     error, _ = fail(lambda: nan_at_zero().backward())
-    (note,) = error.__notes__
+    note, birth = error.__notes__
+    assert birth == (
+        "All values that SqrtBackward0 was given and returned in forward were finite: the NaN arose in backward."
+    )
     head, _, rest = note.partition("\n")
     assert head == "Forward call that made SqrtBackward0, whose backward failed (most recent call last):"
     assert rest.startswith("  File ")
@@ -184,9 +187,9 @@ def test_made_outside_anomaly_mode():
     y = nan_at_zero()
     error, report = fail(y.backward)
     assert report.frames == ()
-    assert error.__notes__ == [
+    assert error.__notes__[0] == (
         "The forward call that made SqrtBackward0, whose backward failed, is not known: it ran outside anomaly mode."
-    ]
+    )
 
 
 def test_parents_in_double_backward():
@@ -216,7 +219,9 @@ def test_inner_backward_is_the_one_that_failed():
     error, report = fail(backward)
     assert report.node_name == "SqrtBackward0"
     assert [each.name for each in report.enclosing] == ["CheckpointFunctionBackward"]
-    assert [note.partition(" (most")[0].removeprefix("Forward call that made ") for note in error.__notes__] == [
+    made = "Forward call that made "
+    notes = [note.partition(" (most")[0].removeprefix(made) for note in error.__notes__ if note.startswith(made)]
+    assert notes == [
         "SqrtBackward0, whose backward failed",
         "CheckpointFunctionBackward, whose backward made SqrtBackward0",
         "CheckpointFunctionBackward, whose backward failed",
@@ -239,7 +244,8 @@ def test_root_that_no_node_stands_for():
     error, report = fail(lambda: torch.autograd.backward([x * 2, x * 3], [nan, nan]))
     assert "GraphRoot" in report.node_name
     assert (report.found, report.path, report.neighbours) == ("nan", (), ())
-    assert len(error.__notes__) == 1
+    assert report.born.tensor == "the gradient that backward was called with"
+    assert len(error.__notes__) == 2
 
 
 def test_gradient_edges_as_roots():
@@ -450,7 +456,7 @@ def test_deep_graph():
 def test_failures_that_never_leave_backward_do_not_pile_up():
     kept = [{"traceback_": []} for _ in range(100)]
     for metadata in kept:
-        failures.record(metadata, "MulBackward0", None)
+        failures.record(metadata, "MulBackward0", None, None)
     assert len(failures._unfinished) == failures._MOST_UNFINISHED
     assert list(failures._unfinished)[-1] == id(kept[-1])
     failures._unfinished.clear()

@@ -13,8 +13,9 @@ import torch
 from torch.autograd.graph import GradientEdge, Node
 
 from . import report
-from .facts import Failure, Origin
+from .facts import Failure, Origin, Sight
 from .graph import frames_of, parents_of, reachable
+from .values import names_of_saved, sights
 
 _log = logging.getLogger(__name__)
 
@@ -25,15 +26,22 @@ _lock = threading.RLock()  # a backward may fail in a finaliser that runs while 
 _MOST_UNFINISHED = 16
 
 
-def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) -> None:
+def record(
+    metadata: dict[str, Any],
+    node_name: str,
+    exc: BaseException | None,
+    evidence: tuple[Node, tuple[torch.Tensor | None, ...]] | None,
+) -> None:
     """Notes that a node's backward has failed.
 
     Args:
         metadata: the node's metadata.
         node_name: its name.
         exc: what the backward raised, which gets its notes here; None if the engine has yet to raise.
+        evidence: the node and what it had saved, in the order of its attributes; None if that isn't known.
     """
-    failure = Failure(Origin(node_name, frames_of(metadata)), parents_of(metadata), threading.get_ident())
+    kept = () if evidence is None else _numbers_of(*evidence)
+    failure = Failure(Origin(node_name, frames_of(metadata)), parents_of(metadata), threading.get_ident(), kept)
     with _lock:
         _unfinished[id(metadata)] = failure
         while len(_unfinished) > _MOST_UNFINISHED:
@@ -43,13 +51,28 @@ def record(metadata: dict[str, Any], node_name: str, exc: BaseException | None) 
         report.attach_notes(exc, failure)
 
 
-def finish(exc: BaseException, roots: tuple[torch.Tensor | GradientEdge, ...]) -> None:
-    """Completes the report as ``exc`` leaves the backward that was called on ``roots``. Raises nothing."""
+def _numbers_of(node: Node, saved: tuple[torch.Tensor | None, ...]) -> tuple[Sight, ...]:
+    """What can be seen in the tensors that ``node`` had saved: they themselves must not outlive the failure."""
+    names = names_of_saved(node, len(saved))
+    present = [(name, tensor) for name, tensor in zip(names, saved, strict=True) if tensor is not None]
+    try:
+        return tuple(sights(node, present, {}))
+    except Exception:  # noqa: BLE001 (the failure of a report must not hide the failure that it is about)
+        _log.exception("torch_ext could not look at what %s had saved", type(node).__name__)
+        return ()
+
+
+def finish(
+    exc: BaseException,
+    roots: tuple[torch.Tensor | GradientEdge, ...],
+    gradients: tuple[torch.Tensor | None, ...],
+) -> None:
+    """Completes the report as ``exc`` leaves the backward called on ``roots`` and ``gradients``. Raises nothing."""
     try:
         graph = reachable(roots)
         node, failure = _take_failure(graph)
         if failure is not None:
-            report.complete(failure, exc, node, graph, roots)
+            report.complete(failure, exc, node, graph, roots, gradients)
     except Exception:  # noqa: BLE001 (the failure of a report must not hide the failure that it is about)
         _log.exception("torch_ext could not report on %r", exc)
 

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a graph tells about a backward that failed in it: the way there, and where values stopped being finite.
-
-Only looks: no hook runs, no user code unpacks a saved tensor, nothing is added to the graph.
-"""
+"""What a graph tells about a backward that failed in it: the way there, and what is around. Only looks."""
 
 import os
 import re
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -81,7 +77,7 @@ def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node
     """
     came_from: dict[Node, Node | None] = {}
     for root in roots:
-        node = root.node if isinstance(root, GradientEdge) else _node_of(root)
+        node = node_of(root)
         if node is not None:
             came_from.setdefault(node, None)
     queue = deque(came_from)
@@ -94,7 +90,10 @@ def reachable(roots: tuple[torch.Tensor | GradientEdge, ...]) -> dict[Node, Node
     return came_from
 
 
-def _node_of(root: torch.Tensor) -> Node | None:
+def node_of(root: torch.Tensor | GradientEdge) -> Node | None:
+    """The node that a backward from ``root`` starts at; None if there is none."""
+    if isinstance(root, GradientEdge):
+        return root.node
     # get_gradient_edge() would create a node, and the sequence number of the next one would be another.
     try:
         return _C.node_of_root(root)
@@ -143,90 +142,3 @@ def _around(failing: Node, graph: dict[Node, Node | None], distance: int, limit:
                 found[neighbour] = found[node] + 1
                 queue.append(neighbour)
     return list(found)
-
-
-# --- Values that are not finite -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A tensor that is not finite.
-
-    Args:
-        node: the node that produced it; if nothing in the graph did, the one that saved it.
-        produced: whether ``node`` produced it.
-        tensor: where it was seen.
-        nans, infs: how many of its values are NaN and infinite.
-    """
-
-    node: Node
-    produced: bool
-    tensor: str
-    nans: int
-    infs: int
-
-
-def first_non_finite(path: list[Node], roots: tuple[torch.Tensor | GradientEdge, ...]) -> Evidence | None:
-    """The earliest non-finite tensor of the forward that led to the last node of ``path``.
-
-    Looks at what the nodes before it have saved, then at what the nodes of the path have, then at the roots.
-    What backward has been through is freed, unless the graph is retained.
-    """
-    for node in [*_forward_order(path[-1]), *reversed(path[:-1])]:
-        for label, tensor in _compat.saved_tensors(node):
-            evidence = _evidence(node, tensor, f"{label} of {name_of(node)}")
-            if evidence is not None:
-                return evidence
-    for root in roots:
-        if isinstance(root, torch.Tensor):
-            evidence = _evidence(path[0], root, "what backward was called on")
-            if evidence is not None:
-                return evidence
-    return None
-
-
-def _forward_order(last: Node) -> list[Node]:
-    """``last`` and everything that it was computed from, inputs first."""
-    order: list[Node] = []
-    seen = {last}
-    stack = [(last, iter(next_nodes(last)))]
-    while stack:
-        node, inputs = stack[-1]
-        for earlier in inputs:
-            if earlier not in seen:
-                seen.add(earlier)
-                stack.append((earlier, iter(next_nodes(earlier))))
-                break
-        else:
-            order.append(node)
-            stack.pop()
-    return order
-
-
-def _evidence(node: Node, tensor: torch.Tensor, label: str) -> Evidence | None:
-    nans, infs = _count_non_finite(tensor)
-    producer = _producer_of(tensor)
-    # Infinities in a constant are there on purpose, as in a mask.
-    if nans == 0 and (infs == 0 or not tensor.requires_grad):
-        return None
-    return Evidence(node if producer is None else producer, producer is not None, label, nans, infs)
-
-
-def _producer_of(tensor: torch.Tensor) -> Node | None:
-    try:
-        return tensor.grad_fn
-    except (AttributeError, RuntimeError):  # a subclass that has none; a view that can't have one any more
-        return None
-
-
-def _count_non_finite(tensor: torch.Tensor) -> tuple[int, int]:
-    """How many values are NaN and infinite; none if they can't be counted (no values, a mode, a subclass)."""
-    try:
-        # Looking must not run a subclass's or a mode's code, nor add to the graph.
-        with _compat.without_overrides(), torch.no_grad():
-            if not (tensor.is_floating_point() or tensor.is_complex()):
-                return 0, 0
-            values = _compat.strided_values(tensor)
-            return int(values.isnan().sum()), int(values.isinf().sum())
-    except (RuntimeError, NotImplementedError, TypeError):
-        return 0, 0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from . import picture
+from . import birth, picture
 from .facts import Birth, Edge, Failure, Frame, Neighbour, Origin
-from .graph import first_non_finite, frames_of, metadata_of, name_of, path_to, surroundings
+from .graph import frames_of, metadata_of, name_of, path_to, surroundings
 
 _NAN = re.compile(r"^Function '.*' returned nan values in its (\d+)th output\.")
 _INVALID = re.compile(r"^Function .* returned an invalid gradient at index (\d+) ")
@@ -34,7 +34,9 @@ class Report:
         parents: in double backward the node whose backward created the failing one, then that one's, and so on.
         enclosing: the nodes whose backward ran the backward that failed (as a checkpoint does), innermost first.
         path: names of the nodes from what backward was called on to the failing one; empty if no path is known.
-        born: the first node in forward whose values are known not to be finite; looked for if ``found`` is "nan".
+        forward: whether values were finite in forward: "not finite", and ``born`` says where; "finite", so that the
+            NaN arose in backward; "unknown". It is looked for if ``found`` is "nan".
+        born: the forward call in which values were first not finite, or what is known of it.
         neighbours, edges: the graph around the node.
     """
 
@@ -46,6 +48,7 @@ class Report:
     parents: tuple[Origin, ...] = ()
     enclosing: tuple[Origin, ...] = ()
     path: tuple[str, ...] = ()
+    forward: str = birth.UNKNOWN
     born: Birth | None = None
     neighbours: tuple[Neighbour, ...] = ()
     edges: tuple[Edge, ...] = ()
@@ -94,8 +97,9 @@ def complete(
     node: Node | None,
     graph: dict[Node, Node | None],
     roots: tuple[torch.Tensor | GradientEdge, ...],
+    gradients: tuple[torch.Tensor | None, ...],
 ) -> None:
-    """Reports on ``failure`` as ``exc``, which gets its notes, leaves the backward that was called on ``roots``.
+    """Reports on ``failure`` as ``exc``, which gets its notes, leaves the backward called on ``roots``.
 
     ``graph`` has what a backward from the roots can run; ``node`` is the failing one, None if it isn't there.
     """
@@ -104,12 +108,20 @@ def complete(
     inner = _recent.get(vars(exc).get(_KEY, ""))
     if inner is not None:  # exc comes from a backward that the node's own ran
         report = dataclasses.replace(inner, enclosing=(*inner.enclosing, failure.origin))
+        if inner.found == "nan" and (inner.born is None or not inner.born.produced):
+            # What came from outside the inner graph may have arisen in this one.
+            outer, _ = _find_birth(report, failure, node, graph, roots, gradients)
+            if outer.born is not None and outer.born.after is None:
+                report = outer
+                _replace_note(exc, _birth_note(inner), _birth_note(report))
     else:
         report = _describe(failure, exc)
+        found = None
+        if report.found == "nan":
+            report, found = _find_birth(report, failure, node, graph, roots, gradients)
+            _attach(exc, [_birth_note(report)])
         if node is not None:
-            report = _locate(report, node, graph, roots)
-        if report.born is not None:
-            _attach(exc, [_birth_note(report.born)])
+            report = _locate(report, node, graph, found)
     _last = report
     _remember(exc, report)
 
@@ -137,28 +149,40 @@ def _describe(failure: Failure, exc: BaseException) -> Report:
     )
 
 
-def _locate(
+def _find_birth(
     report: Report,
-    node: Node,
+    failure: Failure,
+    node: Node | None,
     graph: dict[Node, Node | None],
     roots: tuple[torch.Tensor | GradientEdge, ...],
-) -> Report:
-    """``report``, completed from the graph."""
-    path = path_to(node, graph)
-    seen = first_non_finite(path, roots) if report.found == "nan" else None
-    born, birthplace = None, None
-    if seen is not None:
-        birthplace = seen.node
-        frames = frames_of(metadata_of(birthplace))
-        born = Birth(name_of(birthplace), frames, seen.produced, seen.tensor, seen.nans, seen.infs)
-    neighbours, edges = surroundings(node, birthplace, graph)
-    return dataclasses.replace(
-        report,
-        path=tuple(name_of(each) for each in path),
-        born=born,
-        neighbours=neighbours,
-        edges=edges,
+    gradients: tuple[torch.Tensor | None, ...],
+) -> tuple[Report, Node | None]:
+    """``report`` with where values were first not finite, and the node that this is certain of, if any."""
+    if node is None:
+        found = birth.bad_gradient(roots, gradients)
+        forward = birth.UNKNOWN if found is None else birth.NOT_FINITE
+    else:
+        forward, found = birth.find(node, graph, roots, gradients, failure.kept)
+    if found is None:
+        return dataclasses.replace(report, forward=forward), None
+    born = Birth(
+        name_of(found.node),
+        frames_of(metadata_of(found.node)),
+        found.exact,
+        found.produced,
+        found.label,
+        found.value.nans,
+        found.value.infs,
+        None if found.after is None else failure.origin,
     )
+    return dataclasses.replace(report, forward=forward, born=born), found.node if found.exact else None
+
+
+def _locate(report: Report, node: Node, graph: dict[Node, Node | None], born: Node | None) -> Report:
+    """``report``, completed from the graph."""
+    neighbours, edges = surroundings(node, born, graph)
+    path = tuple(name_of(each) for each in path_to(node, graph))
+    return dataclasses.replace(report, path=path, neighbours=neighbours, edges=edges)
 
 
 # --- Notes ----------------------------------------------------------------------------------------
@@ -180,17 +204,41 @@ def _note(origin: Origin, role: str) -> str:
     return f"Forward call that made {origin.name}, {role} (most recent call last):\n{_text(origin.frames)}"
 
 
-def _birth_note(born: Birth) -> str:
-    values = f"The first values known not to be finite ({born.nans} NaN, {born.infs} infinite: {born.tensor})"
-    verb = "were produced by" if born.produced else "were given to"
+def _birth_note(report: Report) -> str:
+    born = report.born
+    if born is None:
+        if report.forward == birth.FINITE:
+            return (
+                f"All values that {report.node_name} was given and returned in forward were finite: "
+                "the NaN arose in backward."
+            )
+        return "Whether all values were finite in forward is not known."
+    seen = f"{born.nans} NaN, {born.infs} infinite"
+    if born.tensor:
+        seen += f": {born.tensor}"
+    if not born.exact:
+        after = "" if born.after is None else f", and after that of {born.after.name}"
+        head = f"Values became not finite ({seen}) in the forward call of {born.name}, or before it{after}"
+    elif born.produced:
+        head = f"The first values known not to be finite ({seen}) were produced by the forward call of {born.name}"
+    else:
+        head = (
+            f"The first values known not to be finite ({seen}) came from outside the graph, "
+            f"and were given to {born.name}"
+        )
     if not born.frames:
-        return f"{values} {verb} the forward of {born.name}."
-    return f"{values} {verb} this forward call, of {born.name} (most recent call last):\n{_text(born.frames)}"
+        return f"{head}, whose place is not known."
+    return f"{head}, which was made here (most recent call last):\n{_text(born.frames)}"
 
 
 def _text(frames: tuple[Frame, ...]) -> str:
     lines = traceback.format_list([dataclasses.astuple(frame) for frame in frames])
     return "".join(lines).rstrip("\n")
+
+
+def _replace_note(exc: BaseException, old: str, new: str) -> None:
+    present = vars(exc).get("__notes__", [])
+    present[:] = [new if note == old else note for note in present]
 
 
 def _attach(exc: BaseException, notes: list[str]) -> None:
