@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // torch_ext._C: what Python can call, and nothing else.
 #include <anomaly/anomaly_engine.h>
+#include <anomaly/checks.h>
 #include <anomaly/lazy_traceback.h>
 #include <anomaly/metadata.h>
 #include <anomaly/reporting_engine.h>
@@ -41,6 +42,12 @@ PyObject* py_use_our_anomaly_metadata(PyObject*, PyObject* ours) {
   return PyBool_FromLong(torch_ext::use_our_anomaly_metadata(ours == Py_True));
   END_HANDLE_TH_ERRORS
 }
+
+PyDoc_STRVAR(
+    checks_doc,
+    "set_anomaly_checks(loss, inf, /)\n--\n\n"
+    "Decides what anomaly mode checks besides NaN: what backward is called on,\n"
+    "and whether gradients are infinite. Returns what held before.");
 
 PyDoc_STRVAR(
     engine_doc,
@@ -89,6 +96,10 @@ PyMethodDef methods[] = {
      METH_O,
      engine_doc},
     {"node_of_root", torch_ext::py_node_of_root, METH_O, root_doc},
+    {"set_anomaly_checks",
+     torch_ext::py_set_anomaly_checks,
+     METH_VARARGS,
+     checks_doc},
     {"use_our_anomaly_metadata",
      py_use_our_anomaly_metadata,
      METH_O,

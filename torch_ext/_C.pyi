@@ -104,6 +104,12 @@ class LazyTraceback(list[str]):
 def use_our_anomaly_metadata(ours: bool, /) -> bool:
     """Decides whether nodes get torch_ext's metadata in anomaly mode from now on. Returns what held before."""
 
+def set_anomaly_checks(loss: bool, inf: bool, /) -> tuple[bool, bool]:
+    """Decides what anomaly mode checks besides NaN. Returns what held before.
+
+    ``loss``: what backward is called on and with; ``inf``: whether gradients are infinite.
+    """
+
 def make_reporting_engine(engine: Any, /) -> Any:
     """An engine like torch's ``engine`` that reports on a backward that fails in anomaly mode."""
 

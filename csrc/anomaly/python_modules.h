@@ -4,7 +4,7 @@
 
 namespace torch_ext {
 
-/// record(metadata, node_name, exception, evidence) and finish(exception, roots,
+/// refuse_bad_roots(roots, gradients, infinite), record(metadata, node_name, exception, evidence) and finish(exception, roots,
 /// gradients).
 constexpr const char* kFailuresModule = "torch_ext.anomaly.failures";
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/reporting_engine.h>
 
+#include <anomaly/checks.h>
 #include <anomaly/evidence.h>
 #include <anomaly/python_modules.h>
 #include <python/call.h>
@@ -39,6 +40,25 @@ void finish_report(PyObject* roots, PyObject* gradients) {
   }
 }
 
+/// Whether there is more to check than NaN in a backward with this many
+/// arguments by position.
+bool checks_on(Py_ssize_t count) {
+  return (checks().loss || checks().inf) && count > 1 &&
+      torch::autograd::AnomalyMode::is_enabled();
+}
+
+/// Throws, with a report, if a root or its gradient is NaN already.
+void refuse_bad_roots(PyObject* roots, PyObject* gradients) {
+  Ref module = checked(PyImport_ImportModule(kFailuresModule));
+  checked(PyObject_CallMethod(
+      module.get(),
+      "refuse_bad_roots",
+      "OOO",
+      roots,
+      gradients,
+      checks().inf ? Py_True : Py_False));
+}
+
 PyObject* run_backward(
     PyObject* self,
     PyObject* const* args,
@@ -50,7 +70,15 @@ PyObject* run_backward(
     CallArguments all;
     all.add(self);
     all.add(args, args + count + named);
+    if (!checks_on(count)) {
+      const KeepEvidence keep_evidence;
+      return all.call(torch_run_backward, keywords);
+    }
+    if (checks().loss) {
+      refuse_bad_roots(args[0], args[1]);
+    }
     const KeepEvidence keep_evidence;
+    const CheckedGraph checked_graph(args[0]);
     return all.call(torch_run_backward, keywords);
   });
   // torch passes the roots and their gradients by position.

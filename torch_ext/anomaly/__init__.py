@@ -80,14 +80,33 @@ def foreign_engine() -> object:
     return None if there is _engines.ours or _compat.is_torchs_engine(there) else there
 
 
-def _turn(mode: bool, check_nan: bool) -> None:
-    before = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+class _Settings:
+    """What a context changes, as it was before."""
+
+    def __init__(self) -> None:
+        self.mode = torch.is_anomaly_enabled()
+        self.check_nan = torch.is_anomaly_check_nan_enabled()
+        self.switch = _switch.mode
+        self.checks = _C.set_anomaly_checks(False, False)
+        _C.set_anomaly_checks(*self.checks)
+
+    def restore(self) -> None:
+        torch.set_anomaly_enabled(self.mode, self.check_nan)
+        _C.set_anomaly_checks(*self.checks)
+        _switch.set(mode=self.switch)
+
+
+def _turn(mode: bool, check_nan: bool, check_loss: bool, check_inf: bool) -> _Settings:
+    """Changes the settings, and returns what they were before."""
+    before = _Settings()
     torch.set_anomaly_enabled(mode, check_nan)
     try:
+        _C.set_anomaly_checks(check_loss, check_inf)
         _switch.set(mode=bool(mode))
     except BaseException:
-        torch.set_anomaly_enabled(*before)
+        before.restore()
         raise
+    return before
 
 
 class set_detect_anomaly:
@@ -99,20 +118,21 @@ class set_detect_anomaly:
     Args:
         mode: on or off.
         check_nan: whether a backward that gives NaN raises an error.
+        check_loss, check_inf: as in :class:`detect_anomaly`.
     """
 
-    def __init__(self, mode: bool, check_nan: bool = True) -> None:
-        self.prev = torch.is_anomaly_enabled()
-        self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
-        self._prev_switch = _switch.mode
-        _turn(mode, check_nan)
+    def __init__(
+        self, mode: bool, check_nan: bool = True, *, check_loss: bool = False, check_inf: bool = False
+    ) -> None:
+        self._before = _turn(mode, check_nan, check_loss, check_inf)
+        self.prev = self._before.mode
+        self.prev_check_nan = self._before.check_nan
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *args: object) -> None:
-        torch.set_anomaly_enabled(self.prev, self.prev_check_nan)
-        _switch.set(mode=self._prev_switch)
+        self._before.restore()
 
 
 class detect_anomaly:
@@ -124,13 +144,18 @@ class detect_anomaly:
 
     Args:
         check_nan: whether a backward that gives NaN raises an error.
+        check_loss: whether backward raises one at once, before a node runs, if what it is called on is NaN, or the
+            gradient that it is called with.
+        check_inf: whether a backward that gives infinite values raises an error too, and gradients that become
+            infinite or NaN as they are added, by the engine or to a leaf's ``grad``. ``check_loss`` then minds
+            infinities too. It is made of backwards that Python code calls.
     """
 
-    def __init__(self, check_nan: bool = True) -> None:
+    def __init__(self, check_nan: bool = True, *, check_loss: bool = False, check_inf: bool = False) -> None:
         self.prev = torch.is_anomaly_enabled()
         self.check_nan = check_nan
         self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
-        self._prev_switch = _switch.mode
+        self._checks = check_loss, check_inf
         warnings.warn(
             "Anomaly Detection has been enabled. "
             "This mode will increase the runtime "
@@ -139,9 +164,10 @@ class detect_anomaly:
         )
 
     def __enter__(self) -> None:
-        self._prev_switch = _switch.mode
-        _turn(True, self.check_nan)
+        self._before = _turn(True, self.check_nan, *self._checks)
 
     def __exit__(self, *args: object) -> None:
+        # As torch's: what held when this object was created.
         torch.set_anomaly_enabled(self.prev, self.prev_check_nan)
-        _switch.set(mode=self._prev_switch)
+        _C.set_anomaly_checks(*self._before.checks)
+        _switch.set(mode=self._before.switch)

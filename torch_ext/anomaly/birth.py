@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge, Node
 from .. import _compat
 from . import rules
 from .facts import Sight, Value
-from .graph import metadata_of, next_nodes, node_of
+from .graph import metadata_of, name_of, next_nodes, node_of
 from .values import sight, sights, source_of
 
 FINITE, NOT_FINITE, UNKNOWN = "finite", "not finite", "unknown"
@@ -66,16 +66,23 @@ def find(
         found = known.first(behind) if known.bad_root else None
         return (FINITE, None) if found is None else (NOT_FINITE, dataclasses.replace(found, after=failing))
     found = known.first(forward_order([failing])) or (known.first(behind) if known.bad_root else None)
+    found = found or known.masked(failing)
     return (UNKNOWN, None) if found is None else (NOT_FINITE, found)
 
 
+def find_before(root: Node, graph: Iterable[Node], roots: Sequence[torch.Tensor | GradientEdge]) -> Finding | None:
+    """Where values stopped being finite on the way to ``roots``, to one of which ``root`` belongs."""
+    known = _Known(root, list(graph), roots, ())
+    return known.first(forward_order([root]))
+
+
 def bad_gradient(
-    roots: Sequence[torch.Tensor | GradientEdge], gradients: Sequence[torch.Tensor | None]
+    roots: Sequence[torch.Tensor | GradientEdge], gradients: Sequence[torch.Tensor | None], infinite: bool = False
 ) -> Finding | None:
-    """NaN in what backward was called with."""
+    """NaN, or infinities if they count, in what backward was called with."""
     for root, gradient in zip(roots, gradients, strict=False):
         seen = None if gradient is None else sight(gradient, "", "the gradient that backward was called with")
-        if seen is not None and seen.value.nans:
+        if seen is not None and (seen.value.nans or (infinite and seen.value.infs)):
             node = node_of(root)
             if node is not None:
                 return Finding(node, True, False, seen.label, seen.value)
@@ -102,6 +109,17 @@ def forward_order(ends: Iterable[Node]) -> list[Node]:
                 order.append(node)
                 stack.pop()
     return order
+
+
+def bad_root(roots: Sequence[torch.Tensor | GradientEdge], infinite: bool) -> tuple[Node, Value, int] | None:
+    """The first root that is NaN, or infinite if that counts: its node, its value, and its number among the outputs."""
+    for root in roots:
+        seen = sight(root, "", "") if isinstance(root, torch.Tensor) else None
+        if seen is not None and seen.trainable and (seen.value.nans or (infinite and seen.value.infs)):
+            node = node_of(root)
+            if node is not None:
+                return node, seen.value, seen.output
+    return None
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
@@ -243,16 +261,23 @@ class _Known:
     # --- What is wrong ---
 
     def is_sound(self, node: Node) -> bool:
-        """Whether all that a node was given, saved and returned in forward is known, and sound."""
+        """Whether all that a node was given, saved and returned in forward is known, and finite."""
         outputs = [self._values.get((self._key[node], output)) for output in range(len(_compat.results_of(node)))]
         inputs = self._inputs(node)
         return (
             bool(outputs)
-            and all(value is not None and value.sound for value in inputs)
-            and all(known is not None and known[0].sound for known in outputs)
+            and all(value is not None and value.finite for value in inputs)
+            and all(known is not None and known[0].finite for known in outputs)
             and not any(seen.value.nans for seen in self._constants[node])
             and all(seen.value.sound for seen in self._own[node])
         )
+
+    def masked(self, node: Node) -> Finding | None:
+        """Infinities that are there on purpose in what a node was given, if that is all that is known."""
+        for value in self._inputs(node):
+            if value is not None and value.infs:
+                return Finding(node, False, False, f"what {name_of(node)} was given", value)
+        return None
 
     def first(self, nodes: Iterable[Node]) -> Finding | None:
         """The first of ``nodes`` where values are exactly known to have become bad; else the first of the others."""

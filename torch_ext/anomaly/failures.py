@@ -13,8 +13,9 @@ import torch
 from torch.autograd.graph import GradientEdge, Node
 
 from . import report
+from .birth import bad_gradient, bad_root, find_before
 from .facts import Failure, Origin, Sight
-from .graph import frames_of, parents_of, reachable
+from .graph import frames_of, name_of, parents_of, reachable
 from .values import names_of_saved, sights
 
 _log = logging.getLogger(__name__)
@@ -75,6 +76,24 @@ def finish(
             report.complete(failure, exc, node, graph, roots, gradients)
     except Exception:  # noqa: BLE001 (the failure of a report must not hide the failure that it is about)
         _log.exception("torch_ext could not report on %r", exc)
+
+
+def refuse_bad_roots(
+    roots: tuple[torch.Tensor | GradientEdge, ...], gradients: tuple[torch.Tensor | None, ...], infinite: bool
+) -> None:
+    """Raises an error, with a report, if backward is about to run on what is NaN, or infinite if that counts."""
+    given = bad_gradient(roots, gradients, infinite)
+    if given is not None:
+        fault = "nan" if given.value.nans else "infinite"
+        message = f"backward was called with a gradient that has {fault} values, for {name_of(given.node)}"
+        report.refuse(RuntimeError(message), given.node, reachable(roots), given)
+    bad = bad_root(roots, infinite)
+    if bad is not None:
+        node, value, output = bad
+        fault = "nan" if value.nans else "infinite"
+        message = f"backward was called on {fault} values, output {output} of {name_of(node)}"
+        graph = reachable(roots)
+        report.refuse(RuntimeError(message), node, graph, find_before(node, graph, roots))
 
 
 def _take_failure(graph: dict[Node, Node | None]) -> tuple[Node | None, Failure | None]:

@@ -11,6 +11,8 @@ from .facts import Edge, Neighbour
 # Distinct to the colour-blind too; the labels say the same in words.
 _FAILING = 'fillcolor="#D55E00" fontcolor="white"'
 _BORN = 'color="#0072B2" penwidth=3'
+_EDGE_WORDS = {"nan": "NaN", "infinite": "infinite", "loss": "", "exception": "invalid"}
+_NODE_WORDS = {"nan": "gave NaN", "infinite": "gave infinite values", "loss": "was not finite", "exception": "failed"}
 _BAD_EDGE = 'color="#D55E00" fontcolor="#D55E00" penwidth=2'
 
 
@@ -49,7 +51,7 @@ def to_dot(
     for index, node in enumerate(neighbours):
         style = " ".join([_FAILING] * node.failing + [_BORN] * node.born)
         lines.append(f"  {index} [label={_quote(_label(node, found))} {style}]")
-    word = {"nan": "NaN", "exception": "invalid"}[found]
+    word = _EDGE_WORDS[found]
     for edge in edges:
         bad = neighbours[edge.start].failing and edge.output == output_index
         lines.append(f"  {edge.start} -> {edge.end}" + (f" [label={word} {_BAD_EDGE}]" if bad else ""))
@@ -59,7 +61,7 @@ def to_dot(
 def _label(node: Neighbour, found: str) -> str:
     lines = [node.name]
     if node.failing:
-        lines.append("gave NaN" if found == "nan" else "failed")
+        lines.append(_NODE_WORDS[found])
     if node.born:
         lines.append("first values not finite")
     if node.place is not None:

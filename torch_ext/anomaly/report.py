@@ -8,16 +8,19 @@ import re
 import threading
 import traceback
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
 from . import birth, picture
 from .facts import Birth, Edge, Failure, Frame, Neighbour, Origin
-from .graph import frames_of, metadata_of, name_of, path_to, surroundings
+from .graph import frames_of, metadata_of, name_of, parents_of, path_to, surroundings
 
-_NAN = re.compile(r"^Function '.*' returned nan values in its (\d+)th output\.")
+# What the engine says of NaN, and the checks in csrc/anomaly/checks.cpp of the rest.
+_BAD = re.compile(r"^Function '.*' (returned|was given|left) (nan|infinite) values in its (?:(\d+)th)?")
 _INVALID = re.compile(r"^Function .* returned an invalid gradient at index (\d+) ")
 
 
@@ -27,15 +30,17 @@ class Report:
 
     Args:
         node_name: the node that failed; if its backward ran a backward of its own, the node in that.
-        found: "nan", or "exception" for everything else that is raised.
-        output_index: which of the node's gradients is NaN or invalid, counted from 0; None if something else failed.
+        found: "nan"; "infinite", with ``check_inf``; "loss", if backward was called on or with what was so already,
+            with ``check_loss``; or "exception" for everything else that is raised.
+        output_index: which of the node's gradients is NaN, infinite or invalid, counted from 0; None if something else
+            failed, as when the node was given or left such values.
         error: type and text of the exception.
         frames: the forward call that created the node, outermost first; none if it was created outside anomaly mode.
         parents: in double backward the node whose backward created the failing one, then that one's, and so on.
         enclosing: the nodes whose backward ran the backward that failed (as a checkpoint does), innermost first.
         path: names of the nodes from what backward was called on to the failing one; empty if no path is known.
         forward: whether values were finite in forward: "not finite", and ``born`` says where; "finite", so that the
-            NaN arose in backward; "unknown". It is looked for if ``found`` is "nan".
+            values arose in backward; "unknown". It is looked for unless ``found`` is "exception".
         born: the forward call in which values were first not finite, or what is known of it.
         neighbours, edges: the graph around the node.
     """
@@ -108,7 +113,7 @@ def complete(
     inner = _recent.get(vars(exc).get(_KEY, ""))
     if inner is not None:  # exc comes from a backward that the node's own ran
         report = dataclasses.replace(inner, enclosing=(*inner.enclosing, failure.origin))
-        if inner.found == "nan" and (inner.born is None or not inner.born.produced):
+        if inner.found != "exception" and (inner.born is None or not inner.born.produced):
             # What came from outside the inner graph may have arisen in this one.
             outer, _ = _find_birth(report, failure, node, graph, roots, gradients)
             if outer.born is not None and outer.born.after is None:
@@ -117,13 +122,33 @@ def complete(
     else:
         report = _describe(failure, exc)
         found = None
-        if report.found == "nan":
+        if report.found != "exception":
             report, found = _find_birth(report, failure, node, graph, roots, gradients)
             _attach(exc, [_birth_note(report)])
         if node is not None:
             report = _locate(report, node, graph, found)
     _last = report
     _remember(exc, report)
+
+
+def refuse(exc: BaseException, node: Node, graph: Iterable[Node], found: birth.Finding | None) -> NoReturn:
+    """Raises ``exc``, with a report, in place of a backward whose root or gradient belongs to ``node``."""
+    global _last
+    report = Report(
+        node_name=name_of(node),
+        found="loss",
+        output_index=None,
+        error=f"{type(exc).__name__}: {exc}",
+        frames=frames_of(metadata_of(node)),
+        parents=parents_of(metadata_of(node)),
+        forward=birth.UNKNOWN if found is None else birth.NOT_FINITE,
+        born=None if found is None else _birth(found),
+    )
+    _attach(exc, [_birth_note(report)])
+    came_from = dict.fromkeys(graph)
+    _last = _locate(report, node, came_from, found.node if found is not None and found.exact else None)
+    _remember(exc, _last)
+    raise exc
 
 
 def _remember(exc: BaseException, report: Report) -> None:
@@ -137,12 +162,12 @@ def _remember(exc: BaseException, report: Report) -> None:
 
 def _describe(failure: Failure, exc: BaseException) -> Report:
     message = str(exc)
-    nan = _NAN.match(message)
-    index = nan or _INVALID.match(message)
+    bad, invalid = _BAD.match(message), _INVALID.match(message)
+    index = bad[3] if bad and bad[1] == "returned" else invalid and invalid[1]
     return Report(
         node_name=failure.origin.name,
-        found="nan" if nan else "exception",
-        output_index=int(index[1]) if index else None,
+        found=bad[2] if bad else "exception",
+        output_index=int(index) if index else None,
         error=f"{type(exc).__name__}: {message}",
         frames=failure.origin.frames,
         parents=failure.parents,
@@ -165,17 +190,14 @@ def _find_birth(
         forward, found = birth.find(node, graph, roots, gradients, failure.kept)
     if found is None:
         return dataclasses.replace(report, forward=forward), None
-    born = Birth(
-        name_of(found.node),
-        frames_of(metadata_of(found.node)),
-        found.exact,
-        found.produced,
-        found.label,
-        found.value.nans,
-        found.value.infs,
-        None if found.after is None else failure.origin,
-    )
+    born = _birth(found, None if found.after is None else failure.origin)
     return dataclasses.replace(report, forward=forward, born=born), found.node if found.exact else None
+
+
+def _birth(found: birth.Finding, after: Origin | None = None) -> Birth:
+    node, value = found.node, found.value
+    frames = frames_of(metadata_of(node))
+    return Birth(name_of(node), frames, found.exact, found.produced, found.label, value.nans, value.infs, after)
 
 
 def _locate(report: Report, node: Node, graph: dict[Node, Node | None], born: Node | None) -> Report:
@@ -210,7 +232,7 @@ def _birth_note(report: Report) -> str:
         if report.forward == birth.FINITE:
             return (
                 f"All values that {report.node_name} was given and returned in forward were finite: "
-                "the NaN arose in backward."
+                f"{_WORDS[report.found]} arose in backward."
             )
         return "Whether all values were finite in forward is not known."
     seen = f"{born.nans} NaN, {born.infs} infinite"
@@ -229,6 +251,9 @@ def _birth_note(report: Report) -> str:
     if not born.frames:
         return f"{head}, whose place is not known."
     return f"{head}, which was made here (most recent call last):\n{_text(born.frames)}"
+
+
+_WORDS = {"nan": "the NaN", "infinite": "the infinite values"}
 
 
 def _text(frames: tuple[Frame, ...]) -> str:

@@ -43,6 +43,8 @@ BOUNDED = frozenset(
     Softmax Tanh
     """.split()
 )
+# They give NaN for NaN only.
+KEEPS_NAN = frozenset("Atan Erf Erfc Exp Exp2 Expm1 Sigmoid Square Tanh".split())
 ADDS = frozenset(["Add", "Sub", "Rsub"])
 SUMS = frozenset(
     """
@@ -209,7 +211,10 @@ def only_moves(node: Node) -> bool:
 
 def came_with(node: Node, nans: int, narrows: bool) -> bool:
     """Whether what is wrong with the results was wrong in what was given. ``narrows``: to a type that holds less."""
-    return _compat.is_of_torch(node) and base_name(node) in MOVES and bool(nans or not narrows)
+    name = base_name(node)
+    if not _compat.is_of_torch(node):
+        return False
+    return bool((name in MOVES and (nans or not narrows)) or (name in KEEPS_NAN and nans))
 
 
 def passes_on(node: Node) -> bool:

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Checks of gradients that the engine doesn't make.
+#pragma once
+
+#include <torch/csrc/python_headers.h>
+
+#include <vector>
+
+namespace torch::autograd {
+struct Node;
+}
+
+namespace torch_ext {
+
+/// Which checks anomaly mode makes besides that for NaN.
+struct Checks {
+  bool loss = false; // of what backward is called on and with
+  bool inf = false; // of each gradient
+};
+
+/// Those in use. Needs the GIL, as everything here.
+const Checks& checks();
+
+/// set_anomaly_checks(loss, inf): decides it for the whole process. Returns
+/// what held before.
+PyObject* py_set_anomaly_checks(PyObject* module, PyObject* args);
+
+/// While it lives, each node that a backward from `roots` can run throws if it
+/// is given or gives gradients that are not finite, or accumulates such; NaN
+/// that it gives is left to the engine. Backwards may share nodes.
+class CheckedGraph {
+ public:
+  explicit CheckedGraph(PyObject* roots);
+  ~CheckedGraph();
+  CheckedGraph(const CheckedGraph&) = delete;
+  CheckedGraph& operator=(const CheckedGraph&) = delete;
+
+ private:
+  std::vector<torch::autograd::Node*> nodes_;
+};
+
+} // namespace torch_ext
