@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Where a report says that values stopped being finite."""
 
+import gc
+import threading
+import weakref
 from typing import ClassVar
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 
 import torch_ext
 from torch_ext import anomaly
+from torch_ext.anomaly import failures
 from torch_ext.anomaly.facts import Value
 from torch_ext.anomaly.values import look
 
@@ -152,3 +156,163 @@ def test_looking_runs_no_code_of_a_subclass():
     Watched.calls.clear()
     assert numbers(values) == (0, 1)
     assert Watched.calls == []
+
+
+# --- What is kept, and for how long ---------------------------------------------------------------
+
+
+class Keep(torch_ext.Function):
+    """Saves a tensor that nobody else holds, and notes which of those are alive as its backward begins."""
+
+    saved: ClassVar[list[weakref.ref]] = []
+    alive: ClassVar[list[int]] = []
+
+    @staticmethod
+    def forward(ctx, x):
+        kept = x * 1
+        Keep.saved.append(weakref.ref(kept))
+        ctx.save_for_backward(kept)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        Keep.alive.append(sum(ref() is not None for ref in Keep.saved))
+        return grad
+
+
+class TorchsKeep(torch.autograd.Function):
+    forward, backward = Keep.forward, Keep.backward
+
+
+@pytest.fixture
+def keeping():
+    Keep.saved.clear()
+    Keep.alive.clear()
+
+
+@pytest.mark.parametrize("function", [Keep, TorchsKeep])
+def test_what_nodes_had_saved_is_gone_as_the_next_one_runs(keeping, function):
+    with anomaly.set_detect_anomaly(True):
+        x = leaf(1.0, 2.0)
+        for _ in range(4):
+            x = function.apply(x)
+        x.sum().backward()
+    assert Keep.alive == [4, 3, 2, 1]
+    assert [ref() for ref in Keep.saved] == [None] * 4
+
+
+def test_what_operators_had_saved_is_gone_as_the_next_one_runs():
+    seen = []
+    with anomaly.set_detect_anomaly(True):
+        first = leaf(1.0, 2.0) * 1
+        h = first * 2
+        saved = weakref.ref(h)
+        loss = h.sin().sum()
+        # Runs before the node of `first`, and so after that of `h`.
+        first.register_hook(lambda grad: seen.append(saved() is None))
+        del h
+        assert saved() is not None
+        loss.backward()
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("ends", ["well", "with NaN", "with an exception"])
+def test_nothing_is_kept_after_backward(keeping, ends):
+    class Last(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            if ends == "with an exception":
+                raise KeyError
+            return grad * float("nan") if ends == "with NaN" else grad
+
+    def backward():
+        Keep.apply(Last.apply(Keep.apply(leaf(1.0, 2.0)))).sum().backward()
+
+    with anomaly.set_detect_anomaly(True):
+        try:
+            backward()
+        except (RuntimeError, KeyError):
+            assert ends != "well"
+        else:
+            assert ends == "well"
+    gc.collect()
+    assert [ref() for ref in Keep.saved] == [None] * 2
+
+
+def test_nothing_is_kept_if_nan_is_not_looked_for(keeping):
+    with anomaly.set_detect_anomaly(True, check_nan=False):
+        (Keep.apply(leaf(1.0)) * leaf(2.0)).sum().backward()
+    assert [ref() for ref in Keep.saved] == [None]
+
+
+def test_threads_keep_nothing(keeping):
+    def run():
+        x = leaf(1.0, 2.0)
+        Keep.apply(Keep.apply(x)).sum().backward()
+
+    with anomaly.set_detect_anomaly(True):
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    gc.collect()
+    assert [ref() for ref in Keep.saved] == [None] * 16
+
+
+def test_a_backward_inside_a_backward_keeps_the_outer_nodes_evidence():
+    class Inner(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            with torch.enable_grad():
+                leaf(1.0).sin().sum().backward()
+            return grad * float("nan")
+
+    birth = born(lambda: Inner.apply(log(leaf(-1.0))))
+    assert (birth.name, birth.exact, birth.tensor) == ("LogBackward0", True, "tensors[0] of InnerBackward")
+    # The result of log is replayed only if its node has something left to replay it from.
+    assert torch_ext.anomaly.last_report().node_name == "InnerBackward"
+
+
+def test_evidence_of_a_backward_that_cpp_code_calls():
+    @torch.jit.script
+    def backward(loss: torch.Tensor) -> None:
+        loss.backward()
+
+    with anomaly.set_detect_anomaly(True):
+        y = log(leaf(-1.0)) * leaf(1.0)
+        with pytest.raises(RuntimeError, match="returned nan values"):
+            backward(y.sum())
+    (failure,) = failures._unfinished.values()
+    failures._unfinished.clear()
+    assert [sight.label for sight in failure.kept] == [
+        "other of MulBackward0",
+        "self of MulBackward0",
+        "the result of MulBackward0, computed again",
+    ]
+
+
+def test_no_mode_of_torch_sees_the_looking():
+    calls = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            calls.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    def run(detect_anomaly):
+        calls.clear()
+        with detect_anomaly(True), pytest.raises(RuntimeError), Watch():
+            (log(leaf(-1.0)) * leaf(1.0)).sum().backward()
+        return list(calls)
+
+    assert run(anomaly.set_detect_anomaly) == run(torch.autograd.set_detect_anomaly)

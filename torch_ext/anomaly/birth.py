@@ -123,8 +123,10 @@ def bad_root(roots: Sequence[torch.Tensor | GradientEdge], infinite: bool) -> tu
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
-    """Whether every number of ``narrow`` is one of ``wide`` too."""
-    return torch.promote_types(wide, narrow) == wide
+    """Whether what is finite in ``narrow`` is so in ``wide``."""
+    if not (wide.is_floating_point and narrow.is_floating_point):
+        return wide == narrow
+    return torch.finfo(wide).max >= torch.finfo(narrow).max
 
 
 class _Known:
