@@ -66,7 +66,7 @@ def main(arguments=None):
 
     print(report.error)
     print("way from the loss:", " -> ".join(report.path))
-    print("not finite in forward:", report.born.name if report.born else "nothing")
+    print("values in forward:", report.forward, *([report.born.name] if report.born else []))
     for frame in report.frames:
         if frame.file == __file__:
             print(f"  {os.path.basename(frame.file)}:{frame.line}, {frame.function}: {frame.source}")
