@@ -267,6 +267,57 @@ def variance_of_large_values():
     return (y * leaf(1.0, 2.0, 3.0)).sum()
 
 
+@origin(PRODUCED)
+def group_norm_of_equal_values():
+    x = torch.ones(2, 4, requires_grad=True)
+    y = functional.group_norm(x * 3, 2, eps=0.0)  # born
+    return y.square().sum()
+
+
+@origin(PRODUCED)
+def batch_norm_with_a_negative_variance():
+    x = torch.ones(4, 2, requires_grad=True)
+    y = functional.batch_norm(x, torch.zeros(2), torch.full((2,), -1.0))  # born
+    return y.square().sum()
+
+
+@origin(PRODUCED)
+def entropy_of_a_certain_event():
+    p = leaf(0.0, 1.0)
+    log = p.log()  # born
+    return -(p * log).sum()
+
+
+@origin(PRODUCED)
+def logsumexp_of_a_masked_row():
+    x = torch.ones(2, 2, requires_grad=True)
+    scores = x.masked_fill(torch.tensor([[True, True], [False, False]]), -INF)
+    y = scores.logsumexp(-1)  # born
+    return (y * 0).exp().sum()
+
+
+@origin(PRODUCED)
+def product_of_huge_matrices():
+    x = torch.full((2, 2), 1e30, requires_grad=True)
+    y = x @ x  # born
+    return (y * 0).exp().sum()
+
+
+@origin(PRODUCED)
+def power_of_zero():
+    x = leaf(0.0, 1.0)
+    y = x**-1.0  # born
+    return (y * 0).exp().sum()
+
+
+@origin(PRODUCED)
+def inverse_square_of_a_distance():
+    x = leaf(1.0, 2.0)
+    d = (x - x.detach()).square()
+    y = d.reciprocal()  # born
+    return (y * d).sum()
+
+
 # --- What comes from outside ------------------------------------------------------------------------
 
 
@@ -324,6 +375,21 @@ def gradient():
     x = leaf(1.0, 2.0)
     y = x.square()  # born
     return y, torch.tensor([NAN, 1.0])
+
+
+@origin(GIVEN)
+def targets():
+    x = torch.ones(2, 3, requires_grad=True)
+    y = torch.tensor([[NAN, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    return functional.mse_loss(x.tanh(), y)  # born
+
+
+@origin(GIVEN)
+def sparse_matrix():
+    matrix = torch.tensor([[NAN, 0.0], [0.0, 1.0]]).to_sparse()
+    x = torch.ones(2, 2, requires_grad=True)
+    y = torch.sparse.mm(matrix, x)  # born
+    return y.sin().sum()
 
 
 @origin(GIVEN)
@@ -679,3 +745,12 @@ def test_origin(row, verdict, retain_graph):
     if report.born is not None:
         line = [frame.line for frame in report.born.frames if frame.file == __file__][-1]
         assert linecache.getline(__file__, line).endswith("# born\n")
+
+
+def test_forward_outside_the_mode():
+    root = the_issues_example()
+    with anomaly.set_detect_anomaly(True), pytest.raises(RuntimeError, match="returned nan values") as raised:
+        root.backward()
+    born = anomaly.last_report().born
+    assert (born.name, born.exact, born.produced, born.frames) == ("SqrtBackward0", True, True, ())
+    assert raised.value.__notes__[-1].endswith("the forward call of SqrtBackward0, whose place is not known.")
