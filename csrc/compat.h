@@ -78,6 +78,17 @@ inline torch::autograd::Node* owned_node(const NodeOfCtx& cdata) {
   return cdata.get();
 }
 
+/// How many tensors, edges and the like hold the node that the ctx owns. They
+/// have one reference to the ctx together.
+inline size_t other_holders(const NodeOfCtx& cdata) {
+  return cdata.use_count() == 0 ? 0 : cdata.use_count() - 1;
+}
+
+/// The Python object of any node, borrowed; null if it has none.
+inline PyObject* object_of(const torch::autograd::Node& node) {
+  return node.pyobj_slot()->load_pyobj();
+}
+
 /// Whether there is a node behind a grad_fn.
 inline bool has_node(PyObject* /*grad_fn*/) {
   return true;
@@ -122,6 +133,14 @@ inline PyObject* ctx_of(const torch::autograd::PyNode& node) {
 
 inline torch::autograd::Node* owned_node(const NodeOfCtx&) {
   return nullptr;
+}
+
+inline size_t other_holders(const NodeOfCtx&) {
+  return 0;
+}
+
+inline PyObject* object_of(const torch::autograd::Node& node) {
+  return node.pyobj();
 }
 
 inline bool has_node(PyObject* grad_fn) {

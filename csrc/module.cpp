@@ -7,6 +7,7 @@
 #include <anomaly/reporting_engine.h>
 #include <compat.h>
 #include <function/ctx/ctx.h>
+#include <function/ctx/gc.h>
 #include <function/ctx/type.h>
 #include <function/forward/accelerated_apply.h>
 #include <function/forward/apply_callable.h>
@@ -121,6 +122,7 @@ void init_globals() {
   torch_ext::init_names();
   torch_ext::init_torch_own();
   torch_ext::init_ctx_types();
+  torch_ext::init_collections();
   torch_ext::init_backward_cls();
   torch_ext::init_class_records();
   torch_ext::init_anomaly_metadata();

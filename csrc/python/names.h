@@ -14,6 +14,7 @@ namespace torch_ext {
   X(boxed_grads_call)              \
   X(clear_saved_tensors_on_access) \
   X(forward)                       \
+  X(generation)                    \
   X(is_traceable)                  \
   X(name)                          \
   X(opaque_objects)                \

@@ -4,12 +4,13 @@
 import contextlib
 import gc
 import sys
+import weakref
 
 import pytest
 import torch
 import torch._decomp.decompositions_for_jvp  # torch does so at the first dual level, with warnings
 import torch.autograd.forward_ad as fwAD
-from harness import VARIANTS, scenario
+from harness import VARIANTS, scenario, torch_is_since
 from harness.small_functions import make_identity, make_product, make_square
 
 REPEAT = 50
@@ -317,3 +318,201 @@ def test_none_is_not_leaked_as_torch_does(implementation, style, step):
         gc.collect()
         # Caches and other threads change the counts now and then; a leak does so in each call.
         assert abs(sys.getrefcount(None) - before) < repeat / 2
+
+
+# --- What is seen of references from within a call ---------------------------
+
+
+def ends(s, name, ref):
+    """Record whether the object ended with the last name for it, without a garbage collection."""
+    s.record(name, ref() is None)
+
+
+@scenario
+def what_ends_with_its_last_name(s):
+    def drop(name, items, position):
+        ref = weakref.ref(items[position])
+        items[position] = None
+        ends(s, name, ref)
+
+    class Old(s.Function):
+        @staticmethod
+        def forward(ctx, *inputs):
+            inputs = list(inputs)
+            ctx.save_for_backward(inputs[0] * 1)
+            drop("argument in forward", inputs, 0)
+            return inputs[1] * 2
+
+        @staticmethod
+        def backward(ctx, *grads):
+            (saved,) = ctx.saved_tensors
+            ref = weakref.ref(saved)
+            del saved
+            ends(s, "saved tensor", ref)
+            ctx.maybe_clear_saved_tensors()
+            ends(s, "saved tensor, cleared", ref)
+            grads = list(grads)
+            drop("gradient in backward", grads, 0)
+            return None, torch.ones(2)
+
+    class New(s.Function):
+        clear_saved_tensors_on_access = True
+
+        @staticmethod
+        def forward(*inputs):
+            inputs = list(inputs)
+            result = inputs[0] * 2
+            drop("argument in forward without ctx", inputs, 0)
+            return result
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(output * 1)
+            inputs = list(inputs)
+            drop("input in setup_context", inputs, 0)
+
+        @staticmethod
+        def vjp(ctx, *grads):
+            (saved,) = ctx.saved_tensors
+            ref = weakref.ref(saved)
+            del saved
+            ends(s, "saved tensor, cleared on access", ref)
+            grads = list(grads)
+            drop("gradient in vjp", grads, 0)
+            return torch.ones(2)
+
+    x = s.randn(2, requires_grad=True)
+    refs = []
+
+    def temporary():
+        result = x * 1
+        refs.append(weakref.ref(result))
+        return result
+
+    y = Old.apply(temporary(), temporary())
+    z = New.apply(temporary())
+    for ref in refs:
+        ends(s, "argument after the call", ref)
+    (y.sum() + z.sum()).backward()
+
+
+@scenario(since="2.13")
+def what_ends_with_its_last_name_of_boxed_gradients(s):
+    class Boxed(s.Function):
+        boxed_grads_call = True
+
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2, x * 3
+
+        @staticmethod
+        def backward(ctx, grads):
+            refs = list(map(weakref.ref, grads))
+            total = grads.pop() * 3
+            ends(s, "taken out", refs[1])
+            total += grads[0]
+            grads.clear()
+            ends(s, "cleared", refs[0])
+            return total
+
+    y, z = Boxed.apply(s.randn(2, requires_grad=True))
+    (y.sum() + z.sum()).backward()
+
+
+def counts_in_a_call(base):
+    """The reference counts that the steps of a call see, without the one of getrefcount() itself."""
+    seen = {}
+
+    def note(step, count):
+        seen[step] = count - 1
+
+    class Old(base):
+        @staticmethod
+        def forward(ctx, x):
+            note("ctx in forward", sys.getrefcount(ctx))
+            note("argument in forward", sys.getrefcount(x))
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            note("ctx in backward", sys.getrefcount(ctx))
+            note("gradient in backward", sys.getrefcount(grad))
+            return grad * 2
+
+    class New(base):
+        @staticmethod
+        def forward(x):
+            note("argument in forward without ctx", sys.getrefcount(x))
+            return x * 2
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            note("ctx in setup_context", sys.getrefcount(ctx))
+            note("inputs in setup_context", sys.getrefcount(inputs))
+            note("an input in setup_context", sys.getrefcount(inputs[0]))
+            note("output in setup_context", sys.getrefcount(output))
+
+        @staticmethod
+        def vjp(ctx, grad):
+            note("ctx in vjp", sys.getrefcount(ctx))
+            note("gradient in vjp", sys.getrefcount(grad))
+            return grad * 2
+
+    class Boxed(base):
+        boxed_grads_call = True
+
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grads):
+            note("ctx in a boxed backward", sys.getrefcount(ctx))
+            note("list in a boxed backward", sys.getrefcount(grads))
+            note("gradient in a boxed backward", sys.getrefcount(grads[0]))
+            return grads[0] * 2
+
+        @staticmethod
+        def jvp(ctx, tangent):
+            note("ctx in jvp", sys.getrefcount(ctx))
+            note("tangent in jvp", sys.getrefcount(tangent))
+            return tangent * 2
+
+    leaf = torch.ones(2, requires_grad=True)
+    for cls in (Old, New, Boxed) if torch_is_since("2.13") else (Old, New):
+        cls.apply(leaf * 1).sum().backward()
+    with fwAD.dual_level():
+        Boxed.apply(fwAD.make_dual(torch.ones(2), torch.ones(2)))
+    return seen
+
+
+# On stock torch and on torch_ext, with torch 2.13 and Python 3.11: the table in docs/differences.md.
+COUNTS = {
+    "ctx in forward": (3, 2),
+    "argument in forward": (5, 2),
+    "ctx in backward": (5, 3),
+    "gradient in backward": (4, 2),
+    "argument in forward without ctx": (4, 2),
+    "ctx in setup_context": (3, 2),
+    "inputs in setup_context": (3, 2),
+    "an input in setup_context": (3, 2),
+    "output in setup_context": (3, 2),
+    "ctx in vjp": (5, 3),
+    "gradient in vjp": (4, 2),
+    "ctx in a boxed backward": (5, 5),
+    "list in a boxed backward": (4, 4),
+    "gradient in a boxed backward": (1, 1),
+    "ctx in jvp": (5, 5),
+    "tangent in jvp": (5, 5),
+}
+
+
+@pytest.mark.parametrize("implementation", ["ours", "installed"])
+def test_reference_counts_in_a_call_are_not_higher(implementation):
+    stock = counts_in_a_call(torch.autograd.Function)
+    with VARIANTS[implementation].active():
+        ours = counts_in_a_call(VARIANTS[implementation].api().Function)
+    assert ours.keys() == stock.keys()
+    assert not {name: (stock[name], count) for name, count in ours.items() if count > stock[name]}
+    if torch_is_since("2.13") and not torch_is_since("2.14") and sys.version_info[:2] == (3, 11):
+        assert {name: (stock[name], ours[name]) for name in stock} == COUNTS

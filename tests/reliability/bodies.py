@@ -123,6 +123,17 @@ class Boxed(torch_ext.Function):
         return grads.pop() * 2
 
 
+class Two(torch_ext.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * 2, x * 3
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] * 2 + grads[1] * 3
+
+
 class Wrong(Saving):
     @staticmethod
     def backward(ctx, grad):
@@ -298,6 +309,23 @@ def cycle_that_is_collected():
     y = Saving.apply(x := leaf(), leaf())
     y.grad_fn.cycle = y
     del y
+    gc.collect()
+    return x.tolist()
+
+
+@body
+def cycles_that_are_collected():
+    def kept_packed(x):
+        kept = []
+        with saved_tensors_hooks(lambda t: (kept, t), lambda packed: packed[1]):
+            kept.extend(Two.apply(x))
+
+    def kept_outputs(x):
+        first, second = Two.apply(x)
+        first.grad_fn.cycle = first, second.view(2, 1)
+
+    kept_packed(x := leaf())
+    kept_outputs(x)
     gc.collect()
     return x.tolist()
 

@@ -2,14 +2,18 @@
 #include <function/ctx/gc.h>
 
 #include <function/ctx/saved.h>
+#include <function/ctx/sole_owner.h>
 #include <hooks/hook_dict.h>
 #include <python/error.h>
+#include <python/names.h>
 
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_hook.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <atomic>
 #include <new>
+#include <string_view>
 #include <utility>
 
 namespace torch_ext {
@@ -20,6 +24,9 @@ using torch::autograd::AnomalyMetadata;
 using torch::autograd::Node;
 using torch::autograd::PyAnomalyMetadata;
 using torch::autograd::SavedVariable;
+
+/// The number of Python's oldest generation.
+constexpr long kOldestGeneration = 2;
 
 /// For a protected member of Node: metadata() would make the metadata if there
 /// is none.
@@ -53,6 +60,44 @@ PyObject* owned_tensor(SavedVariable& saved) {
 bool shows_saved(PyObject* object) {
   return Py_TYPE(object)->tp_finalize == finalize_ctx &&
       PyObject_GC_IsFinalized(object) == 0;
+}
+
+/// Whether a full collection is running.
+std::atomic<bool> collecting_all = compat::kFreeThreaded;
+
+/// Python calls it when a collection starts and when it stops.
+PyObject* note_collection(PyObject*, PyObject* arguments) {
+  const char* phase = nullptr;
+  PyObject* info = nullptr;
+  if (!PyArg_ParseTuple(arguments, "sO!", &phase, &PyDict_Type, &info)) {
+    return nullptr;
+  }
+  HANDLE_TH_ERRORS
+  Ref generation = find_item(info, names.generation);
+  // Free-threaded Python has no generations.
+  collecting_all = compat::kFreeThreaded ||
+      (std::string_view(phase) == "start" && generation &&
+       PyLong_AsLong(generation.get()) == kOldestGeneration);
+  if (PyErr_Occurred()) {
+    return nullptr;
+  }
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
+}
+
+PyMethodDef on_collection = {
+    "torch_ext_note_collection",
+    note_collection,
+    METH_VARARGS,
+    PyDoc_STR("Lets torch_ext know of full collections.")};
+
+/// Whether the ctx is shown as what owns itself. Only in full collections:
+/// others pass over what is older, such as the attributes of a ctx. Such an
+/// object could still be found, by a weak reference say, and lead to the ctx
+/// by way of C++, when the collector has taken the ctx apart.
+bool shows_itself(PyObject* object, visitproc visit) {
+  return collecting_all.load(std::memory_order_relaxed) && !is_search(visit) &&
+      owns_itself(object);
 }
 
 /// Visits the Python objects that the node owns.
@@ -101,14 +146,25 @@ int traverse_ctx(PyObject* object, visitproc visit, void* arg) {
   for (const Ref& tensor : ctx.lent) {
     Py_VISIT(tensor.get());
   }
-  if (shows_saved(object)) {
-    for (SavedVariable& saved : base.saved_variables) {
+  const bool shows_tensors = shows_saved(object);
+  for (SavedVariable& saved : base.saved_variables) {
+    if (const int status = traverse_hooks(saved, visit, arg)) {
+      return status;
+    }
+    if (shows_tensors) {
       Py_VISIT(owned_tensor(saved));
     }
   }
   // The collector also meets objects that are still being built: no node yet.
-  Node* node = compat::owned_node(base.cdata);
-  return node == nullptr ? 0 : traverse_node(*node, visit, arg);
+  if (Node* node = compat::owned_node(base.cdata)) {
+    if (const int status = traverse_node(*node, visit, arg)) {
+      return status;
+    }
+    if (shows_itself(object, visit)) {
+      return visit(object, arg);
+    }
+  }
+  return 0;
 }
 
 int clear_ctx(PyObject* object) {
@@ -127,7 +183,26 @@ int clear_ctx(PyObject* object) {
     ctx.set_freed();
     std::exchange(ctx.lent, {});
   }
+  // Each stays in its place, empty: Python code may hold its address.
+  for (size_t i = 0; i < base.saved_variables.size(); ++i) {
+    if (base.saved_variables[i].has_hooks()) {
+      ctx.set_freed();
+      const SavedVariable dropped = std::move(base.saved_variables[i]);
+    }
+  }
   return 0;
+}
+
+void init_collections() {
+  static bool done = false;
+  if (done) {
+    return;
+  }
+  Ref module = checked(PyImport_ImportModule("gc"));
+  Ref callbacks = checked(PyObject_GetAttrString(module.get(), "callbacks"));
+  Ref callback = checked(PyCFunction_New(&on_collection, nullptr));
+  check_status(PyList_Append(callbacks.get(), callback.get()));
+  done = true;
 }
 
 void finalize_ctx(PyObject* object) {

@@ -11,6 +11,9 @@
 //   3. clear_ctx() drops what is lent.
 // If a finaliser brings the object back to life between 2 and 3, the next use
 // of the saved variables puts the tensors back (Ctx::saved_variables()).
+//
+// What the hooks of a saved variable own is Python's, and shown at any time.
+// sole_owner.h is about outputs that are kept on ctx.
 #pragma once
 
 #include <python/ref.h>
@@ -21,6 +24,9 @@ namespace torch_ext {
 /// before they have taken the object apart.
 int traverse_ctx(PyObject* object, visitproc visit, void* arg);
 int clear_ctx(PyObject* object);
+
+/// Once, at import: asks Python to tell of collections, by gc.callbacks.
+void init_collections();
 
 /// tp_finalize of CtxType's subclasses. CtxType itself has none: dir(grad_fn)
 /// would show it.

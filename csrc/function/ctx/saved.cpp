@@ -5,13 +5,19 @@
 #include <python/tensor.h>
 #include <python/tuple.h>
 
+#include <torch/csrc/autograd/python_saved_variable_hooks.h>
+
+#include <string_view>
+#include <typeinfo>
 #include <utility>
 
 namespace torch_ext {
 
 namespace {
 
+using torch::autograd::PySavedVariableHooks;
 using torch::autograd::SavedVariable;
+using torch::autograd::SavedVariableHooks;
 
 bool is_output(PyObject* outputs, const at::Tensor& tensor) {
   const Py_ssize_t count = PyTuple_GET_SIZE(outputs);
@@ -52,19 +58,58 @@ class Unpacking {
 
 /// Reaches a private member by explicit instantiation, which no access check
 /// applies to.
-template <at::Tensor SavedVariable::* member>
+template <typename Tag, auto member>
 struct PrivateMember {
-  friend at::Tensor& private_data(SavedVariable& saved) {
-    return saved.*member;
+  friend auto& private_member(Tag, typename Tag::Class& object) {
+    return object.*member;
   }
 };
-template struct PrivateMember<&SavedVariable::data_>;
-at::Tensor& private_data(SavedVariable& saved);
+template <typename Owner>
+struct MemberOf {
+  using Class = Owner;
+};
+
+struct Data : MemberOf<SavedVariable> {};
+struct Hooks : MemberOf<SavedVariable> {};
+struct PackHook : MemberOf<PySavedVariableHooks> {};
+struct UnpackHook : MemberOf<PySavedVariableHooks> {};
+struct Packed : MemberOf<PySavedVariableHooks> {};
+auto& private_member(Data, SavedVariable& saved);
+auto& private_member(Hooks, SavedVariable& saved);
+auto& private_member(PackHook, PySavedVariableHooks& hooks);
+auto& private_member(UnpackHook, PySavedVariableHooks& hooks);
+auto& private_member(Packed, PySavedVariableHooks& hooks);
+template struct PrivateMember<Data, &SavedVariable::data_>;
+template struct PrivateMember<Hooks, &SavedVariable::hooks_>;
+template struct PrivateMember<PackHook, &PySavedVariableHooks::pack_hook_>;
+template struct PrivateMember<UnpackHook, &PySavedVariableHooks::unpack_hook_>;
+template struct PrivateMember<Packed, &PySavedVariableHooks::data_>;
+
+/// The hooks of a saved variable, if torch's Python code made them; null
+/// otherwise. torch doesn't export their type, which a dynamic_cast would need,
+/// so its name is compared.
+PySavedVariableHooks* python_hooks(SavedVariable& saved) {
+  SavedVariableHooks* hooks = private_member(Hooks(), saved).get();
+  return hooks != nullptr &&
+          typeid(*hooks).name() ==
+              std::string_view("N5torch8autograd20PySavedVariableHooksE")
+      ? static_cast<PySavedVariableHooks*>(hooks)
+      : nullptr;
+}
 
 } // namespace
 
 at::Tensor& data_of(SavedVariable& saved) {
-  return private_data(saved);
+  return private_member(Data(), saved);
+}
+
+int traverse_hooks(SavedVariable& saved, visitproc visit, void* arg) {
+  if (PySavedVariableHooks* hooks = python_hooks(saved)) {
+    Py_VISIT(private_member(PackHook(), *hooks));
+    Py_VISIT(private_member(UnpackHook(), *hooks));
+    Py_VISIT(private_member(Packed(), *hooks));
+  }
+  return 0;
 }
 
 TensorsToSave::TensorsToSave(Ctx& ctx, bool executable) {

@@ -44,4 +44,11 @@ void drop_saved(Ctx& ctx);
 /// tensor is kept by a hook.
 at::Tensor& data_of(torch::autograd::SavedVariable& saved);
 
+/// Visits what the hooks of a saved variable own, if they are Python's: the two
+/// functions, and what the first one made of the tensor. For tp_traverse.
+int traverse_hooks(
+    torch::autograd::SavedVariable& saved,
+    visitproc visit,
+    void* arg);
+
 } // namespace torch_ext
