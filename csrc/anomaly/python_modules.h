@@ -4,8 +4,9 @@
 
 namespace torch_ext {
 
-/// refuse_bad_roots(roots, gradients, infinite), record(metadata, node_name, exception, evidence) and finish(exception, roots,
-/// gradients).
+/// record(metadata, node_name, exception, evidence), finish(exception, roots,
+/// gradients), refuse_bad_roots(roots, gradients, infinite) and
+/// refuse_bad_results(results, inputs, roots, gradients).
 constexpr const char* kFailuresModule = "torch_ext.anomaly.failures";
 
 /// format_lines(positions) and to_frames(positions).

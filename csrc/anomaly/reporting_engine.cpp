@@ -59,6 +59,42 @@ void refuse_bad_roots(PyObject* roots, PyObject* gradients) {
       checks().inf ? Py_True : Py_False));
 }
 
+/// Throws, with a report, if a gradient that backward returns is not finite.
+void refuse_bad_results(PyObject* results, PyObject* const* args) {
+  Ref module = checked(PyImport_ImportModule(kFailuresModule));
+  checked(PyObject_CallMethod(
+      module.get(),
+      "refuse_bad_results",
+      "OOOO",
+      results,
+      args[4],
+      args[0],
+      args[1]));
+}
+
+/// A backward with more checks than that for NaN, on arguments as
+/// torch.autograd passes them: roots, gradients, two flags, inputs.
+Ref run_checked(
+    CallArguments& all,
+    PyObject* const* args,
+    Py_ssize_t count,
+    PyObject* keywords) {
+  if (checks().loss) {
+    refuse_bad_roots(args[0], args[1]);
+  }
+  Ref results;
+  {
+    const KeepEvidence keep_evidence;
+    const CheckedGraph checked_graph(args[0]);
+    results = all.call(torch_run_backward, keywords);
+  }
+  // None if the gradients are accumulated.
+  if (checks().inf && count > 4 && PyTuple_Check(results.get())) {
+    refuse_bad_results(results.get(), args);
+  }
+  return results;
+}
+
 PyObject* run_backward(
     PyObject* self,
     PyObject* const* args,
@@ -70,15 +106,10 @@ PyObject* run_backward(
     CallArguments all;
     all.add(self);
     all.add(args, args + count + named);
-    if (!checks_on(count)) {
-      const KeepEvidence keep_evidence;
-      return all.call(torch_run_backward, keywords);
-    }
-    if (checks().loss) {
-      refuse_bad_roots(args[0], args[1]);
+    if (checks_on(count)) {
+      return run_checked(all, args, count, keywords);
     }
     const KeepEvidence keep_evidence;
-    const CheckedGraph checked_graph(args[0]);
     return all.call(torch_run_backward, keywords);
   });
   // torch passes the roots and their gradients by position.

@@ -181,6 +181,18 @@ def test_nan_accumulated_into_a_leaf():
     assert report.found == "nan"
 
 
+@pytest.mark.parametrize("of", ["leaf", "middle"])
+def test_a_sum_that_grad_returns(of):
+    def call():
+        x = leaf(0.1)
+        y = x if of == "leaf" else x * 1
+        torch.autograd.grad((y * 3e38 + y * 3e38).sum(), y)
+
+    report = fail(call, "^Function '.*' was given infinite values in its 0th input", check_inf=True)
+    assert report.node_name == {"leaf": "torch::autograd::AccumulateGrad", "middle": "MulBackward0"}[of]
+    assert (report.found, report.forward, report.path[0]) == ("infinite", "finite", "SumBackward0")
+
+
 def test_nan_from_a_hook():
     def call():
         x = leaf(1.0)

@@ -81,32 +81,24 @@ def foreign_engine() -> object:
 
 
 class _Settings:
-    """What a context changes, as it was before."""
+    """What a context changes, as it was before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: bool, check_nan: bool, check_loss: bool, check_inf: bool) -> None:
         self.mode = torch.is_anomaly_enabled()
         self.check_nan = torch.is_anomaly_check_nan_enabled()
         self.switch = _switch.mode
-        self.checks = _C.set_anomaly_checks(False, False)
-        _C.set_anomaly_checks(*self.checks)
+        torch.set_anomaly_enabled(mode, check_nan)
+        self.checks = _C.set_anomaly_checks(check_loss, check_inf)
+        try:
+            _switch.set(mode=bool(mode))
+        except BaseException:
+            self.restore()
+            raise
 
     def restore(self) -> None:
         torch.set_anomaly_enabled(self.mode, self.check_nan)
         _C.set_anomaly_checks(*self.checks)
         _switch.set(mode=self.switch)
-
-
-def _turn(mode: bool, check_nan: bool, check_loss: bool, check_inf: bool) -> _Settings:
-    """Changes the settings, and returns what they were before."""
-    before = _Settings()
-    torch.set_anomaly_enabled(mode, check_nan)
-    try:
-        _C.set_anomaly_checks(check_loss, check_inf)
-        _switch.set(mode=bool(mode))
-    except BaseException:
-        before.restore()
-        raise
-    return before
 
 
 class set_detect_anomaly:
@@ -124,7 +116,7 @@ class set_detect_anomaly:
     def __init__(
         self, mode: bool, check_nan: bool = True, *, check_loss: bool = False, check_inf: bool = False
     ) -> None:
-        self._before = _turn(mode, check_nan, check_loss, check_inf)
+        self._before = _Settings(mode, check_nan, check_loss, check_inf)
         self.prev = self._before.mode
         self.prev_check_nan = self._before.check_nan
 
@@ -156,6 +148,7 @@ class detect_anomaly:
         self.check_nan = check_nan
         self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
         self._checks = check_loss, check_inf
+        self._before: _Settings | None = None
         warnings.warn(
             "Anomaly Detection has been enabled. "
             "This mode will increase the runtime "
@@ -164,10 +157,11 @@ class detect_anomaly:
         )
 
     def __enter__(self) -> None:
-        self._before = _turn(True, self.check_nan, *self._checks)
+        self._before = _Settings(True, self.check_nan, *self._checks)
 
     def __exit__(self, *args: object) -> None:
         # As torch's: what held when this object was created.
         torch.set_anomaly_enabled(self.prev, self.prev_check_nan)
-        _C.set_anomaly_checks(*self._before.checks)
-        _switch.set(mode=self._before.switch)
+        if self._before is not None:
+            _C.set_anomaly_checks(*self._before.checks)
+            _switch.set(mode=self._before.switch)

@@ -13,10 +13,10 @@ import torch
 from torch.autograd.graph import GradientEdge, Node
 
 from . import report
-from .birth import bad_gradient, bad_root, find_before
-from .facts import Failure, Origin, Sight
-from .graph import frames_of, name_of, parents_of, reachable
-from .values import names_of_saved, sights
+from .birth import NOT_FINITE, UNKNOWN, bad_gradient, bad_root, find, find_before
+from .facts import Failure, Origin, Sight, Value
+from .graph import frames_of, name_of, node_of, parents_of, reachable
+from .values import look, names_of_saved, sights
 
 _log = logging.getLogger(__name__)
 
@@ -84,16 +84,42 @@ def refuse_bad_roots(
     """Raises an error, with a report, if backward is about to run on what is NaN, or infinite if that counts."""
     given = bad_gradient(roots, gradients, infinite)
     if given is not None:
-        fault = "nan" if given.value.nans else "infinite"
-        message = f"backward was called with a gradient that has {fault} values, for {name_of(given.node)}"
-        report.refuse(RuntimeError(message), given.node, reachable(roots), given)
+        message = (
+            f"backward was called with a gradient that has {_fault(given.value)} values, for {name_of(given.node)}"
+        )
+        report.refuse(RuntimeError(message), given.node, reachable(roots), "loss", NOT_FINITE, given)
     bad = bad_root(roots, infinite)
     if bad is not None:
         node, value, output = bad
-        fault = "nan" if value.nans else "infinite"
-        message = f"backward was called on {fault} values, output {output} of {name_of(node)}"
+        message = f"backward was called on {_fault(value)} values, output {output} of {name_of(node)}"
         graph = reachable(roots)
-        report.refuse(RuntimeError(message), node, graph, find_before(node, graph, roots))
+        found = find_before(node, graph, roots)
+        report.refuse(RuntimeError(message), node, graph, "loss", UNKNOWN if found is None else NOT_FINITE, found)
+
+
+def refuse_bad_results(
+    results: tuple[torch.Tensor | None, ...],
+    inputs: tuple[torch.Tensor | GradientEdge, ...],
+    roots: tuple[torch.Tensor | GradientEdge, ...],
+    gradients: tuple[torch.Tensor | None, ...],
+) -> None:
+    """Raises an error, with a report, if the gradients that backward returns for ``inputs`` are not finite.
+
+    The nodes that they come from gave nothing of the kind, so they became so as they were added.
+    """
+    for result, source in zip(results, inputs, strict=False):
+        value = None if result is None else look(result)
+        node = None if value is None or value.finite else node_of(source)
+        if value is not None and node is not None:
+            output = source.output_nr
+            message = f"Function '{name_of(node)}' was given {_fault(value)} values in its {output}th input."
+            graph = reachable(roots)
+            forward, found = find(node, graph, roots, gradients, ())
+            report.refuse(RuntimeError(message), node, graph, _fault(value), forward, found)
+
+
+def _fault(value: Value) -> str:
+    return "nan" if value.nans else "infinite"
 
 
 def _take_failure(graph: dict[Node, Node | None]) -> tuple[Node | None, Failure | None]:

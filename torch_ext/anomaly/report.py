@@ -8,7 +8,6 @@ import re
 import threading
 import traceback
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -131,22 +130,28 @@ def complete(
     _remember(exc, report)
 
 
-def refuse(exc: BaseException, node: Node, graph: Iterable[Node], found: birth.Finding | None) -> NoReturn:
-    """Raises ``exc``, with a report, in place of a backward whose root or gradient belongs to ``node``."""
+def refuse(
+    exc: BaseException,
+    node: Node,
+    graph: dict[Node, Node | None],
+    what: str,
+    forward: str,
+    found: birth.Finding | None,
+) -> NoReturn:
+    """Raises ``exc``, with a report, though no node has failed: what is wrong belongs to ``node``."""
     global _last
     report = Report(
         node_name=name_of(node),
-        found="loss",
+        found=what,
         output_index=None,
         error=f"{type(exc).__name__}: {exc}",
         frames=frames_of(metadata_of(node)),
         parents=parents_of(metadata_of(node)),
-        forward=birth.UNKNOWN if found is None else birth.NOT_FINITE,
+        forward=forward,
         born=None if found is None else _birth(found),
     )
     _attach(exc, [_birth_note(report)])
-    came_from = dict.fromkeys(graph)
-    _last = _locate(report, node, came_from, found.node if found is not None and found.exact else None)
+    _last = _locate(report, node, graph, found.node if found is not None and found.exact else None)
     _remember(exc, _last)
     raise exc
 
