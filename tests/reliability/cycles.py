@@ -242,6 +242,45 @@ PACKED = [packed_with_the_node, packed_with_the_output, packed_with_two_outputs,
 PACKED += [packing_function, unpacking_function]
 
 
+# --- Other ways --------------------------------------------------------------
+
+
+def an_output_in_the_class(base):
+    function = make_function(base)
+    function.kept = function.apply(torch.ones(4, requires_grad=True))
+
+
+def a_tensor_marked_dirty(base):
+    class Doubled(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.mark_dirty(x)
+            ctx.changed = x
+            return x.mul_(2)
+
+    Doubled.apply(torch.ones(4, requires_grad=True) * 1)
+
+
+def an_output_of_a_call_that_failed(base):
+    class Fails(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.kept = [x * 2, x * 3]
+            ctx.itself = ctx
+            raise Raised
+
+    with contextlib.suppress(Raised):
+        Fails.apply(torch.ones(4, requires_grad=True) * 1)
+
+
+def a_gradient_hook_of_a_leaf(base):
+    x = torch.ones(4, requires_grad=True)
+    x.register_hook(holding(x, *called(base)))
+
+
+OTHER_WAYS = [an_output_in_the_class, a_tensor_marked_dirty, an_output_of_a_call_that_failed, a_gradient_hook_of_a_leaf]
+
+
 # --- What is not collected ---------------------------------------------------
 
 

@@ -79,6 +79,11 @@ def test_cycle_through_pack_hooks_is_collected(make, frozen):
         assert left == {"stock"}
 
 
+@pytest.mark.parametrize("make", cycles.OTHER_WAYS)
+def test_cycle_in_another_way_is_collected(make, frozen):
+    assert left_by(make) == set()
+
+
 @pytest.mark.parametrize("make", cycles.NOT_COLLECTED)
 def test_cycle_is_not_collected(make, frozen):
     """What docs/reliability.md says. If it is collected one day, the page has to say so."""
