@@ -6,6 +6,8 @@
 #include <python/error.h>
 #include <python/names.h>
 
+#include <c10/core/SafePyObject.h>
+#include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
@@ -267,6 +269,15 @@ std::string message_end([[maybe_unused]] const Args&... args) {
 #else
   return {};
 #endif
+}
+
+/// The object behind a member that owns one, borrowed; null if there is none.
+/// torch's members became a SafePyObject in 2.15.
+inline PyObject* object_in(PyObject* member) {
+  return member;
+}
+inline PyObject* object_in(const std::optional<c10::SafePyObject>& member) {
+  return member ? member->ptr(getPyInterpreter()) : nullptr;
 }
 
 /// Whether torch's own apply takes keyword arguments.

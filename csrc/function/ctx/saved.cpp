@@ -105,9 +105,9 @@ at::Tensor& data_of(SavedVariable& saved) {
 
 int traverse_hooks(SavedVariable& saved, visitproc visit, void* arg) {
   if (PySavedVariableHooks* hooks = python_hooks(saved)) {
-    Py_VISIT(private_member(PackHook(), *hooks));
-    Py_VISIT(private_member(UnpackHook(), *hooks));
-    Py_VISIT(private_member(Packed(), *hooks));
+    Py_VISIT(compat::object_in(private_member(PackHook(), *hooks)));
+    Py_VISIT(compat::object_in(private_member(UnpackHook(), *hooks)));
+    Py_VISIT(compat::object_in(private_member(Packed(), *hooks)));
   }
   return 0;
 }
