@@ -191,9 +191,14 @@ PyObject* py_set_anomaly_checks(PyObject*, PyObject* args) {
   if (!PyArg_ParseTuple(args, "pp", &loss, &inf)) {
     return nullptr;
   }
-  const Checks before = std::exchange(in_force, {loss != 0, inf != 0});
-  return Py_BuildValue(
-      "OO", before.loss ? Py_True : Py_False, before.inf ? Py_True : Py_False);
+  PyObject* before = Py_BuildValue(
+      "OO",
+      in_force.loss ? Py_True : Py_False,
+      in_force.inf ? Py_True : Py_False);
+  if (before != nullptr) {
+    in_force = {loss != 0, inf != 0};
+  }
+  return before;
 }
 
 CheckedGraph::CheckedGraph(PyObject* roots) {

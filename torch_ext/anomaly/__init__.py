@@ -87,9 +87,9 @@ class _Settings:
         self.mode = torch.is_anomaly_enabled()
         self.check_nan = torch.is_anomaly_check_nan_enabled()
         self.switch = _switch.mode
-        torch.set_anomaly_enabled(mode, check_nan)
         self.checks = _C.set_anomaly_checks(check_loss, check_inf)
         try:
+            torch.set_anomaly_enabled(mode, check_nan)
             _switch.set(mode=bool(mode))
         except BaseException:
             self.restore()
@@ -97,8 +97,13 @@ class _Settings:
 
     def restore(self) -> None:
         torch.set_anomaly_enabled(self.mode, self.check_nan)
-        _C.set_anomaly_checks(*self.checks)
-        _switch.set(mode=self.switch)
+        self.restore_ours()
+
+    def restore_ours(self) -> None:
+        try:
+            _switch.set(mode=self.switch)
+        finally:
+            _C.set_anomaly_checks(*self.checks)
 
 
 class set_detect_anomaly:
@@ -163,5 +168,4 @@ class detect_anomaly:
         # As torch's: what held when this object was created.
         torch.set_anomaly_enabled(self.prev, self.prev_check_nan)
         if self._before is not None:
-            _C.set_anomaly_checks(*self._before.checks)
-            _switch.set(mode=self._before.switch)
+            self._before.restore_ours()
