@@ -513,6 +513,7 @@ def test_reference_counts_in_a_call_are_not_higher(implementation):
     with VARIANTS[implementation].active():
         ours = counts_in_a_call(VARIANTS[implementation].api().Function)
     assert ours.keys() == stock.keys()
-    assert not {name: (stock[name], count) for name, count in ours.items() if count > stock[name]}
+    higher = {name for name, count in ours.items() if count > stock[name]}
+    assert not higher if torch_is_since("2.13") else higher <= {"ctx in jvp"}
     if torch_is_since("2.13") and not torch_is_since("2.14") and sys.version_info[:2] == (3, 11):
         assert {name: (stock[name], ours[name]) for name in stock} == COUNTS

@@ -17,6 +17,7 @@ from harness import torch_is_since
 from harness.levels import grows
 
 import torch_ext
+from torch_ext._compat import has_node
 
 REPEAT = 1000
 
@@ -109,7 +110,8 @@ def nodes_behind(thing):
         node = todo.pop()
         if isinstance(node, torch._C._FunctionBase):
             found.append(node)
-        todo += [n for n, _ in getattr(node, "next_functions", ()) if n is not None]
+        if not isinstance(node, torch._C._FunctionBase) or has_node(node):
+            todo += [n for n, _ in getattr(node, "next_functions", ()) if n is not None]
     return found
 
 

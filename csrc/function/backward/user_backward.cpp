@@ -2,6 +2,7 @@
 #include <function/backward/user_backward.h>
 
 #include <compat.h>
+#include <function/ctx/type.h>
 #include <function/torch_own.h>
 #include <python/error.h>
 #include <python/names.h>
@@ -42,8 +43,11 @@ bool is_false(PyObject* cls, PyObject* name) {
 } // namespace
 
 Ref find_user_backward(PyObject* grad_fn) {
-  const bool backported =
-      backport_apply && is_method(grad_fn, names.apply, backport_apply);
+  // The backport hides what somebody may have set on the class that torch made.
+  const bool backported = backport_apply &&
+      is_method(grad_fn, names.apply, backport_apply) &&
+      compat::type_lookup(made_from(Py_TYPE(grad_fn)), names.apply).get() ==
+          torch_own.backward_apply.get();
   if (!backported &&
       !is_method(grad_fn, names.apply, torch_own.backward_apply)) {
     return Ref();
