@@ -29,6 +29,7 @@ namespace torch_ext {
   X(_forward_cls)                  \
   X(_get_user_fn)                  \
   X(_torch_ext_ctx_type)           \
+  X(__class__)                     \
   X(__code__)                      \
   X(__module__)                    \
   X(__orig_bases__)                \

@@ -106,7 +106,7 @@ def backward_class_before_and_after_use(s):
     for cls in (before, Double._backward_cls):
         s.record("class", cls.__name__, cls.__qualname__, cls.__module__, cls._forward_cls is Double)
         s.record("node", isinstance(node, cls), node._autograd_function_id == cls._autograd_function_id)
-    s.record("name of its type", type(node).__name__)
+    s.record("exact", node.__class__ is Double._backward_cls, type(node).__name__)
     s.record("it stays", Double._backward_cls is before)
 
 

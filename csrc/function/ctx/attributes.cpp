@@ -3,7 +3,9 @@
 #include <function/ctx/ctx.h>
 #include <function/ctx/guarded.h>
 #include <function/ctx/saved.h>
+#include <function/ctx/type.h>
 #include <python/error.h>
+#include <python/names.h>
 #include <python/tuple.h>
 
 #include <torch/csrc/autograd/python_anomaly_mode.h>
@@ -209,6 +211,16 @@ int set_backward_state(PyObject* self, PyObject* value, void*) {
   END_HANDLE_TH_ERRORS_RET(-1)
 }
 
+/// cls._backward_cls, as on stock torch, of which the type is a subclass.
+PyObject* get_backward_cls(PyObject* self, void*) {
+  return Py_NewRef(reinterpret_cast<PyObject*>(made_from(Py_TYPE(self))));
+}
+
+int set_backward_cls(PyObject* self, PyObject* value, void*) {
+  Ref inherited = compat::type_lookup(&PyBaseObject_Type, names.__class__);
+  return Py_TYPE(inherited.get())->tp_descr_set(inherited.get(), self, value);
+}
+
 } // namespace
 
 #define TORCH_EXT_ATTRIBUTE(name, get, set) \
@@ -218,6 +230,7 @@ int set_backward_state(PyObject* self, PyObject* value, void*) {
       #name, get_object<&THPFunction::name>, set_object<&THPFunction::name>)
 
 PyGetSetDef ctx_attributes[] = {
+    {"__class__", get_backward_cls, set_backward_cls, nullptr, nullptr},
     TORCH_EXT_SLOT(to_save),
     TORCH_EXT_SLOT(non_differentiable),
     TORCH_EXT_SLOT(dirty_tensors),
