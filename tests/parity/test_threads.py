@@ -213,12 +213,15 @@ def backward_on_a_pool_thread(s, backward_of):
 
     x = s.randn(3, requires_grad=True)
     y = Doubles.apply(x)
+    refs = [weakref.ref(x), weakref.ref(y), weakref.ref(Doubles)]
     try:
-        s.record("gradient", gradient_on_a_pool_thread(y, x))
+        gradient = gradient_on_a_pool_thread(y, x)
+        s.record("gradient", gradient)
+        refs.append(weakref.ref(gradient))
     except Exception as error:
         # TorchScript keeps only the text, with a traceback in it.
         s.record("raised", type(error), str(error).splitlines()[-1])
-    return weakref.ref(x), weakref.ref(y), weakref.ref(Doubles)
+    return refs
 
 
 @scenario
