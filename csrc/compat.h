@@ -11,10 +11,14 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
+#include <torch/csrc/autograd/saved_variable_hooks.h>
 #include <torch/csrc/python_headers.h>
 #include <torch/csrc/utils/pyobject_preservation.h>
 #include <torch/csrc/utils/pythoncapi_compat.h>
 #include <torch/version.h>
+#if TORCH_VERSION_MINOR < 15
+#include <torch/csrc/autograd/python_saved_variable_hooks.h>
+#endif
 
 #include <mutex>
 #include <optional>
@@ -270,6 +274,18 @@ std::string message_end([[maybe_unused]] const Args&... args) {
   return {};
 #endif
 }
+
+#if TORCH_VERSION_MINOR >= 15
+/// The members of torch's PySavedVariableHooks. That class can't be used: its
+/// destructor is inline and needs a vtable that torch doesn't export.
+struct PythonHooks : torch::autograd::SavedVariableHooks {
+  std::optional<c10::SafePyObject> pack_hook_;
+  std::optional<c10::SafePyObject> unpack_hook_;
+  std::optional<c10::SafePyObject> data_;
+};
+#else
+using PythonHooks = torch::autograd::PySavedVariableHooks;
+#endif
 
 /// The object behind a member that owns one, borrowed; null if there is none.
 /// torch's members became a SafePyObject in 2.15.

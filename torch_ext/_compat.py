@@ -55,7 +55,7 @@ def apply_to_gradients(self: Any, *gradients: Any) -> Any:
     if getattr(self._forward_cls, "boxed_grads_call", False):
         gradients = (list(gradients),)
     # What torch's class has, or what somebody has set on it: our class has this function in its place.
-    ours = next(cls for cls in type(self).__mro__ if vars(cls).get("apply") is apply_to_gradients)
+    ours: Any = next(cls for cls in type(self).__mro__ if vars(cls).get("apply") is apply_to_gradients)
     return super(ours, self).apply(*gradients)
 
 

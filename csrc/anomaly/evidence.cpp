@@ -226,6 +226,7 @@ void node_has_run(const at::RecordFunction&, at::ObserverContext*) {
   } catch (const std::exception&) {
     // A tensor has been modified in place, or is of a kind that can't be
     // unpacked so: nothing is known of the node.
+    drop(own_place());
   }
 }
 

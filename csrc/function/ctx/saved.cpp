@@ -5,8 +5,6 @@
 #include <python/tensor.h>
 #include <python/tuple.h>
 
-#include <torch/csrc/autograd/python_saved_variable_hooks.h>
-
 #include <string_view>
 #include <typeinfo>
 #include <utility>
@@ -15,7 +13,7 @@ namespace torch_ext {
 
 namespace {
 
-using torch::autograd::PySavedVariableHooks;
+using compat::PythonHooks;
 using torch::autograd::SavedVariable;
 using torch::autograd::SavedVariableHooks;
 
@@ -71,29 +69,29 @@ struct MemberOf {
 
 struct Data : MemberOf<SavedVariable> {};
 struct Hooks : MemberOf<SavedVariable> {};
-struct PackHook : MemberOf<PySavedVariableHooks> {};
-struct UnpackHook : MemberOf<PySavedVariableHooks> {};
-struct Packed : MemberOf<PySavedVariableHooks> {};
+struct PackHook : MemberOf<PythonHooks> {};
+struct UnpackHook : MemberOf<PythonHooks> {};
+struct Packed : MemberOf<PythonHooks> {};
 auto& private_member(Data, SavedVariable& saved);
 auto& private_member(Hooks, SavedVariable& saved);
-auto& private_member(PackHook, PySavedVariableHooks& hooks);
-auto& private_member(UnpackHook, PySavedVariableHooks& hooks);
-auto& private_member(Packed, PySavedVariableHooks& hooks);
+auto& private_member(PackHook, PythonHooks& hooks);
+auto& private_member(UnpackHook, PythonHooks& hooks);
+auto& private_member(Packed, PythonHooks& hooks);
 template struct PrivateMember<Data, &SavedVariable::data_>;
 template struct PrivateMember<Hooks, &SavedVariable::hooks_>;
-template struct PrivateMember<PackHook, &PySavedVariableHooks::pack_hook_>;
-template struct PrivateMember<UnpackHook, &PySavedVariableHooks::unpack_hook_>;
-template struct PrivateMember<Packed, &PySavedVariableHooks::data_>;
+template struct PrivateMember<PackHook, &PythonHooks::pack_hook_>;
+template struct PrivateMember<UnpackHook, &PythonHooks::unpack_hook_>;
+template struct PrivateMember<Packed, &PythonHooks::data_>;
 
 /// The hooks of a saved variable, if torch's Python code made them; null
 /// otherwise. torch doesn't export their type, which a dynamic_cast would need,
 /// so its name is compared.
-PySavedVariableHooks* python_hooks(SavedVariable& saved) {
+PythonHooks* python_hooks(SavedVariable& saved) {
   SavedVariableHooks* hooks = private_member(Hooks(), saved).get();
   return hooks != nullptr &&
           typeid(*hooks).name() ==
               std::string_view("N5torch8autograd20PySavedVariableHooksE")
-      ? static_cast<PySavedVariableHooks*>(hooks)
+      ? static_cast<PythonHooks*>(hooks)
       : nullptr;
 }
 
@@ -104,7 +102,7 @@ at::Tensor& data_of(SavedVariable& saved) {
 }
 
 int traverse_hooks(SavedVariable& saved, visitproc visit, void* arg) {
-  if (PySavedVariableHooks* hooks = python_hooks(saved)) {
+  if (PythonHooks* hooks = python_hooks(saved)) {
     Py_VISIT(compat::object_in(private_member(PackHook(), *hooks)));
     Py_VISIT(compat::object_in(private_member(UnpackHook(), *hooks)));
     Py_VISIT(compat::object_in(private_member(Packed(), *hooks)));
