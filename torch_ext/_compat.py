@@ -200,8 +200,11 @@ def variable_of(node: Any) -> torch.Tensor | None:
 
 
 def saved_attribute(node: Any, name: str) -> Any:
-    """What ``node`` has saved as ``name``, a number as a rule; None if there is no such thing or it is gone."""
-    return _get(node, f"_saved_{name}")
+    """What ``node`` has saved as ``name``; None if there is no such thing, it is gone, or it is a tensor.
+
+    A tensor is in :func:`saved_tensors`: reading it here would run the user's unpack hook.
+    """
+    return None if hasattr(type(node), f"_raw_saved_{name}") else _get(node, f"_saved_{name}")
 
 
 def results_of(node: Any) -> list[tuple[int, torch.dtype]]:

@@ -160,6 +160,35 @@ def unpacking_a_saved_tensor_raises(s):
 
 
 @scenario
+def unpack_hooks_run_as_often(s):
+    x = s.randn(2, requires_grad=True)
+    unpacked = []
+
+    def unpack(packed):
+        unpacked.append(packed.shape)
+        return "no tensor" if len(unpacked) > allowed else packed
+
+    for allowed in (0, 1, 2, 10):
+        for name, make in (
+            ("square", lambda m: m * m),
+            ("product", lambda m: m * torch.ones(2)),
+            ("quotient", lambda m: m / torch.ones(2)),
+            ("power", lambda m: m ** torch.ones(2)),
+            ("bounded", lambda m: m.clamp(-torch.ones(2), torch.ones(2))),
+            ("log", lambda m: (m - m).log() * m),
+        ):
+
+            def body():
+                with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+                    y = make(x * 2)
+                y.sum().backward()
+
+            unpacked.clear()
+            under(s, f"{name}, {allowed}", body)
+            s.record("unpacked", unpacked)
+
+
+@scenario
 def saved_tensor_changed_in_place(s):
     x = s.randn(2, requires_grad=True)
     for name, make in (("torch", lambda m: m * m), ("function", make_square(s.Function).apply)):
