@@ -553,7 +553,8 @@ inline bool calls_are_profiled() {
 }
 
 /// Calls `visit(Ref code, int instruction)` for each Python frame of this
-/// thread, innermost first. The instruction is a byte offset into the code.
+/// thread, innermost first, while it returns true. The instruction is a byte
+/// offset into the code.
 template <typename Visit>
 void for_each_frame(Visit&& visit) {
   Ref frame = Ref::steal(
@@ -568,7 +569,9 @@ void for_each_frame(Visit&& visit) {
     const int instruction =
         current->f_lasti * static_cast<int>(sizeof(_Py_CODEUNIT));
 #endif
-    visit(std::move(code), instruction);
+    if (!visit(std::move(code), instruction)) {
+      return;
+    }
     frame = Ref::steal(reinterpret_cast<PyObject*>(PyFrame_GetBack(current)));
   }
 }

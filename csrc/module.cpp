@@ -2,7 +2,6 @@
 // torch_ext._C: what Python can call, and nothing else.
 #include <anomaly/anomaly_engine.h>
 #include <anomaly/checks.h>
-#include <anomaly/lazy_traceback.h>
 #include <anomaly/metadata.h>
 #include <anomaly/reporting_engine.h>
 #include <compat.h>
@@ -15,6 +14,8 @@
 #include <function/forward/class_record.h>
 #include <function/torch_own.h>
 #include <hooks/register.h>
+#include <notes/lazy_traceback.h>
+#include <notes/methods.h>
 #include <python/error.h>
 #include <python/method.h>
 #include <python/names.h>
@@ -148,6 +149,7 @@ Ref make_module() {
   add_type("Ctx", torch_ext::CtxType);
   add_type("LazyTraceback", torch_ext::LazyTracebackType);
   check_status(PyModule_AddFunctions(module.get(), torch_ext::hook_methods));
+  check_status(PyModule_AddFunctions(module.get(), torch_ext::notes_methods));
   torch_ext::add_tracer_methods(module.get());
   check_status(
       PyModule_AddStringConstant(module.get(), "torch_version", TORCH_VERSION));

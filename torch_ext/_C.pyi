@@ -116,6 +116,42 @@ def make_reporting_engine(engine: Any, /) -> Any:
 def node_of_root(tensor: torch.Tensor, /) -> torch.autograd.graph.Node | None:
     """The node that a backward from ``tensor`` starts at; None if there is none. Adds nothing to the graph."""
 
+def notes_of(node: torch.autograd.graph.Node, /) -> tuple[int, int] | None:
+    """(made_in, freed_by): how many backwards had begun when ``node`` was made, and which freed it, 0 for none.
+
+    None if the node was not made in torch_ext's anomaly mode.
+    """
+
+def backwards() -> int:
+    """How many backwards have begun in anomaly mode, in this process."""
+
+def backward_call(number: int, /) -> LazyTraceback | None:
+    """The stack on which a backward was called; None if it is forgotten."""
+
+def changes_of(tensor: torch.Tensor, version: int, /) -> list[tuple[str, int, int, LazyTraceback]]:
+    """What is known to have changed ``tensor`` in place since it had ``version``, in order.
+
+    For each the operator's name, the versions before and after, and the stack.
+    """
+
+def cuts_of(object: torch.Tensor | torch.autograd.graph.Node, /) -> tuple[int, ...]:
+    """Numbers of the cuts that a tensor's values come from, or values that a node was made from."""
+
+def cut(number: int, /) -> tuple[str, str, LazyTraceback, bool] | None:
+    """A place in which values left the graph: operator, reason, stack, whether all leaves behind it are known.
+
+    None if it is forgotten.
+    """
+
+def cuts_from(leaf: torch.Tensor, /) -> tuple[int, ...]:
+    """Numbers of the cuts through which values computed from ``leaf`` went."""
+
+def note_only(on: bool, /) -> bool:
+    """Decides whether anomaly mode only lets nodes note where they are made. Returns what held before."""
+
+def observe_operators() -> None:
+    """Looks at each operator from now on, while anomaly mode is on."""
+
 def source_range() -> torch._C._jit_tree_views.SourceRange:
     """Where the caller is: the line of its innermost Python frame, and the whole stack as the text."""
 

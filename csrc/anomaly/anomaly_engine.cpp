@@ -3,10 +3,13 @@
 
 #include <anomaly/evidence.h>
 #include <compat.h>
+#include <notes/backward_calls.h>
+#include <notes/node_notes.h>
+#include <notes/operators.h>
 
+#include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/saved_variable_hooks.h>
 
 #include <memory>
@@ -33,6 +36,7 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
       bool create_graph,
       bool accumulate_grad,
       const torch::autograd::edge_list& outputs) override {
+    const BackwardCall call;
     const KeepEvidence keep_evidence;
     return engine_.execute(
         roots, inputs, keep_graph, create_graph, accumulate_grad, outputs);
@@ -48,7 +52,11 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
 
   std::unique_ptr<torch::autograd::AnomalyMetadata> make_anomaly_metadata()
       override {
-    return std::make_unique<torch::autograd::PyAnomalyMetadata>();
+    // Also if somebody has turned torch's own mode on.
+    if (torch::autograd::AnomalyMode::is_enabled()) {
+      observe_operators();
+    }
+    return std::make_unique<NodeNotes>();
   }
 
   std::unique_ptr<torch::autograd::SavedVariableHooks>

@@ -4,9 +4,10 @@
 #include <anomaly/metadata.h>
 
 #include <anomaly/evidence.h>
-#include <anomaly/lazy_traceback.h>
 #include <anomaly/python_modules.h>
 #include <compat.h>
+#include <notes/lazy_traceback.h>
+#include <notes/operators.h>
 #include <python/error.h>
 #include <python/gil.h>
 #include <python/immortal.h>
@@ -158,6 +159,9 @@ void print_stacks(
     throw std::runtime_error("Anomaly metadata is not a python dictionary.");
   }
   report(dict, node_name, evidence);
+  if (torch_ext::notes_only()) {
+    return;
+  }
   _print_stack(get_item(dict, kTrace).get(), node_name, false);
   // A parent is the node whose backward made this one. A node without a parent
   // was made by forward.

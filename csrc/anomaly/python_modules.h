@@ -9,7 +9,4 @@ namespace torch_ext {
 /// refuse_bad_results(results, inputs, roots, gradients).
 constexpr const char* kFailuresModule = "torch_ext.anomaly.failures";
 
-/// format_lines(positions) and to_frames(positions).
-constexpr const char* kTracebackModule = "torch_ext.anomaly.traceback";
-
 } // namespace torch_ext

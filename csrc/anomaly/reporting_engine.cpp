@@ -4,6 +4,7 @@
 #include <anomaly/checks.h>
 #include <anomaly/evidence.h>
 #include <anomaly/python_modules.h>
+#include <notes/backward_calls.h>
 #include <python/call.h>
 #include <python/error.h>
 #include <python/gil.h>
@@ -106,6 +107,7 @@ PyObject* run_backward(
     CallArguments all;
     all.add(self);
     all.add(args, args + count + named);
+    const BackwardCall backward;
     if (checks_on(count)) {
       return run_checked(all, args, count, keywords);
     }

@@ -38,6 +38,7 @@ std::vector<Place> python_stack() {
   std::vector<std::pair<Ref, int>> frames;
   compat::for_each_frame([&](Ref code, int instruction) {
     frames.emplace_back(std::move(code), instruction);
+    return true;
   });
   std::vector<Place> stack;
   stack.reserve(frames.size());

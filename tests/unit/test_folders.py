@@ -10,13 +10,14 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 # What each folder may include, besides itself; none of them in a circle.
 ARROWS = {
-    "module.cpp": {"function/forward", "function/ctx", "function/torch_own", "hooks", "anomaly", "tracer"},
+    "module.cpp": {"function/forward", "function/ctx", "function/torch_own", "hooks", "anomaly", "notes", "tracer"},
     "function/forward": {"function/backward", "function/ctx", "function/torch_own", "tracer"},
     "function/backward": {"function/ctx", "function/torch_own"},
     "function/ctx": {"hooks"},
     "function/torch_own": set(),
     "hooks": set(),
-    "anomaly": set(),
+    "anomaly": {"notes"},
+    "notes": set(),
     "tracer": set(),
     "compat.h": {"python"},
     "python": set(),

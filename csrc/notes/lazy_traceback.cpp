@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include <anomaly/lazy_traceback.h>
+#include <notes/lazy_traceback.h>
 
-#include <anomaly/python_modules.h>
 #include <compat.h>
 #include <python/error.h>
 
@@ -16,6 +15,9 @@
 namespace torch_ext {
 
 namespace {
+
+/// format_lines(positions) and to_frames(positions).
+constexpr const char* kTracebackModule = "torch_ext.anomaly.traceback";
 
 /// A position in a piece of code.
 struct Position {
@@ -229,7 +231,7 @@ PyNumberMethods lazy_number{};
 
 PyTypeObject LazyTracebackType{};
 
-Ref capture_traceback() {
+Ref capture_traceback(size_t most) {
   Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
   std::vector<Position>& positions =
       *std::construct_at(&as_lazy(object.get())->positions);
@@ -237,6 +239,7 @@ Ref capture_traceback() {
   c10::SmallVector<Position, 128> found;
   compat::for_each_frame([&](Ref code, int instruction) {
     found.push_back({std::move(code), instruction});
+    return found.size() < most;
   });
   positions.assign(
       std::make_move_iterator(found.begin()),

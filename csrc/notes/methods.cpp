@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <notes/methods.h>
+
+#include <notes/backward_calls.h>
+#include <notes/changes.h>
+#include <notes/cuts.h>
+#include <notes/node_notes.h>
+#include <notes/operators.h>
+
+namespace torch_ext {
+
+namespace {
+
+PyDoc_STRVAR(
+    notes_of_doc,
+    "notes_of(node, /)\n--\n\n"
+    "(made_in, freed_by): how many backwards had begun when the node was made,\n"
+    "and the number of the one that freed it, 0 if none has. None if the node\n"
+    "was not made in torch_ext's anomaly mode.");
+
+PyDoc_STRVAR(
+    backwards_doc,
+    "backwards()\n--\n\n"
+    "How many backwards have begun in anomaly mode, in this process.");
+
+PyDoc_STRVAR(
+    backward_call_doc,
+    "backward_call(number, /)\n--\n\n"
+    "The stack on which a backward was called, a LazyTraceback; None if it is\n"
+    "forgotten.");
+
+PyDoc_STRVAR(
+    changes_of_doc,
+    "changes_of(tensor, version, /)\n--\n\n"
+    "The operators that are known to have changed the tensor in place since it\n"
+    "had that version: [(name, version before, version after, stack)], in "
+    "order.");
+
+PyDoc_STRVAR(
+    cuts_of_doc,
+    "cuts_of(object, /)\n--\n\n"
+    "Numbers of the cuts that the values of a tensor come from, or values that a\n"
+    "node was made from.");
+
+PyDoc_STRVAR(
+    cut_doc,
+    "cut(number, /)\n--\n\n"
+    "(operator, reason, stack, whether all leaves behind it are known) of a place\n"
+    "in which values left the graph; None if it is forgotten.");
+
+PyDoc_STRVAR(
+    cuts_from_doc,
+    "cuts_from(leaf, /)\n--\n\n"
+    "Numbers of the cuts through which values computed from the leaf went.");
+
+PyDoc_STRVAR(
+    note_only_doc,
+    "note_only(on, /)\n--\n\n"
+    "Decides whether anomaly mode lets nodes note where they are made, and does\n"
+    "nothing else. Returns what held before.");
+
+PyDoc_STRVAR(
+    observe_doc,
+    "observe_operators()\n--\n\n"
+    "Looks at each operator from now on, while anomaly mode is on.");
+
+} // namespace
+
+PyMethodDef notes_methods[] = {
+    {"backward_call", py_backward_call, METH_O, backward_call_doc},
+    {"backwards", py_backwards, METH_NOARGS, backwards_doc},
+    {"changes_of", py_changes_of, METH_VARARGS, changes_of_doc},
+    {"cut", py_cut, METH_O, cut_doc},
+    {"cuts_from", py_cuts_from, METH_O, cuts_from_doc},
+    {"cuts_of", py_cuts_of, METH_O, cuts_of_doc},
+    {"note_only", py_note_only, METH_O, note_only_doc},
+    {"notes_of", py_notes_of, METH_O, notes_of_doc},
+    {"observe_operators", py_observe_operators, METH_NOARGS, observe_doc},
+    {nullptr, nullptr, 0, nullptr}};
+
+} // namespace torch_ext

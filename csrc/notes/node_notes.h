@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What a node that is made in anomaly mode notes besides its stack.
+#pragma once
+
+#include <compat.h>
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/python_anomaly_mode.h>
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+namespace torch_ext {
+
+/// A node's metadata as our engine makes it.
+class NodeNotes : public torch::autograd::PyAnomalyMetadata {
+ public:
+  NodeNotes();
+
+  /// How many backwards had begun when the node was made.
+  const std::uint32_t made_in;
+  /// The number of the backward that freed what the node had saved, counted
+  /// from 1; 0 if none has.
+  std::atomic<std::uint32_t> freed_by = 0;
+  /// Where values that the node was made from had left a graph: numbers of
+  /// cuts. Written by the thread that makes the node, before it is handed out.
+  std::vector<std::uint32_t> cuts;
+};
+
+/// The node behind a grad_fn; null if there is none, or if `object` is none.
+compat::NodePtr node_of_object(PyObject* object);
+
+/// A node's notes; null if it was not made while noting. Makes none.
+NodeNotes* notes_of(torch::autograd::Node& node);
+
+/// notes_of(node): (made_in, freed_by), or None.
+PyObject* py_notes_of(PyObject* module, PyObject* node);
+
+} // namespace torch_ext
