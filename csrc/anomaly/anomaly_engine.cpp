@@ -14,6 +14,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 namespace torch_ext {
 
@@ -22,6 +23,16 @@ namespace {
 using torch::autograd::Engine;
 using torch::autograd::Node;
 using torch::autograd::variable_list;
+
+std::vector<compat::NodePtr> nodes_of(const torch::autograd::edge_list& edges) {
+  std::vector<compat::NodePtr> nodes;
+  for (const auto& edge : edges) {
+    if (edge.function) {
+      nodes.push_back(edge.function);
+    }
+  }
+  return nodes;
+}
 
 /// Makes anomaly metadata, and passes everything else on to the engine that was
 /// there before.
@@ -36,7 +47,7 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
       bool create_graph,
       bool accumulate_grad,
       const torch::autograd::edge_list& outputs) override {
-    const BackwardCall call;
+    note_backward(nodes_of(roots), nodes_of(outputs), keep_graph);
     const KeepEvidence keep_evidence;
     return engine_.execute(
         roots, inputs, keep_graph, create_graph, accumulate_grad, outputs);

@@ -107,7 +107,7 @@ PyObject* run_backward(
     CallArguments all;
     all.add(self);
     all.add(args, args + count + named);
-    const BackwardCall backward;
+    note_backward(args, count);
     if (checks_on(count)) {
       return run_checked(all, args, count, keywords);
     }

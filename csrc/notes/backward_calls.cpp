@@ -8,18 +8,19 @@
 #include <python/gil.h>
 
 #include <torch/csrc/autograd/anomaly_mode.h>
-#include <torch/csrc/autograd/graph_task.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/variable.h>
 
-#include <algorithm>
-#include <array>
 #include <atomic>
 #include <deque>
-#include <exception>
+#include <unordered_map>
 #include <utility>
 
 namespace torch_ext {
 
 namespace {
+
+using torch::autograd::Node;
 
 std::atomic<std::uint32_t> begun = 0;
 
@@ -57,69 +58,98 @@ void note_call(std::uint32_t number) {
   }
 }
 
-// --- Who frees a node --------------------------------------------------------
+// --- What it will free -------------------------------------------------------
 
-// A callback is a plain function and learns from nobody which backward it runs
-// in, so each backward that runs has a function of its own: that of its place.
-// No locks: a fork could leave one locked.
-constexpr size_t kPlaces = 32;
-std::array<std::atomic<std::uint32_t>, kPlaces> running{}; // 0: free
-
-/// Runs after the node, before the engine releases what it has saved.
-template <size_t place>
-void node_has_run(const at::RecordFunction&, at::ObserverContext*) {
-  if (torch::autograd::get_current_graph_task_keep_graph() ||
-      std::uncaught_exceptions() > 0) {
-    return;
-  }
-  const compat::NodePtr node = torch::autograd::get_current_node();
-  if (NodeNotes* notes = node ? notes_of(*node) : nullptr) {
-    notes->freed_by.store(
-        running[place].load(std::memory_order_relaxed),
-        std::memory_order_relaxed);
-  }
-}
-
-std::unique_ptr<at::ObserverContext> no_start(const at::RecordFunction&) {
-  return nullptr;
-}
-
-template <size_t... places>
-constexpr auto make_callbacks(std::index_sequence<places...>) {
-  return std::array{&node_has_run<places>...};
-}
-
-constexpr auto kCallbacks = make_callbacks(std::make_index_sequence<kPlaces>());
-
-std::optional<size_t> take_place(std::uint32_t number) {
-  for (size_t place = 0; place < kPlaces; ++place) {
-    std::uint32_t none = 0;
-    if (running[place].compare_exchange_strong(none, number)) {
-      return place;
+/// The nodes that a backward from `roots` runs, each after all that it leads to.
+/// If it stops at `targets`, only those on the way to them.
+class Walk {
+ public:
+  explicit Walk(const std::vector<compat::NodePtr>& targets)
+      : has_targets_(!targets.empty()) {
+    for (const compat::NodePtr& target : targets) {
+      leads_.emplace(target.get(), true);
     }
   }
-  return std::nullopt;
-}
 
-at::CallbackHandle add_callback(size_t place) {
-  return at::addThreadLocalCallback(
-      at::RecordFunctionCallback(no_start, kCallbacks[place])
-          .scopes({at::RecordScope::BACKWARD_FUNCTION}));
-}
-
-/// Takes the callback of the backward that this thread runs in out of its
-/// thread's, and returns that backward's place.
-std::optional<size_t> rest_outer_callback() {
-  for (const auto& entry :
-       at::get_record_function_tls_().sorted_tls_callbacks_) {
-    const auto* found =
-        std::find(kCallbacks.begin(), kCallbacks.end(), entry.callback_.end());
-    if (found != kCallbacks.end()) {
-      at::removeCallback(entry.handle_);
-      return found - kCallbacks.begin();
+  void from(Node& root) {
+    push(root);
+    while (!stack_.empty()) {
+      auto& [node, edge] = stack_.back();
+      if (edge < node->num_outputs()) {
+        const auto& next = node->next_edge(edge++);
+        if (next.function) {
+          push(*next.function);
+        }
+      } else {
+        leave(*node);
+        stack_.pop_back();
+      }
     }
   }
-  return std::nullopt;
+
+  template <typename Visit>
+  void for_each(const Visit& visit) const {
+    for (const auto& [node, leads] : leads_) {
+      if (leads) {
+        visit(*node);
+      }
+    }
+  }
+
+ private:
+  void push(Node& node) {
+    if (leads_.emplace(&node, !has_targets_).second) {
+      stack_.emplace_back(&node, 0);
+    }
+  }
+
+  void leave(Node& node) {
+    if (!has_targets_) {
+      return;
+    }
+    for (const auto& edge : node.next_edges()) {
+      if (edge.function && leads_[edge.function.get()]) {
+        leads_[&node] = true;
+        return;
+      }
+    }
+  }
+
+  bool has_targets_;
+  std::unordered_map<Node*, bool> leads_;
+  std::vector<std::pair<Node*, size_t>> stack_;
+};
+
+// --- Arguments of run_backward() ---------------------------------------------
+
+/// The node that a gradient arrives at for a tensor or a GradientEdge; null if
+/// there is none, or if `object` is neither, which torch will say.
+compat::NodePtr node_at(PyObject* object) {
+  if (PyTuple_Check(object)) {
+    return PyTuple_GET_SIZE(object) > 0
+        ? node_of_object(PyTuple_GET_ITEM(object, 0))
+        : compat::NodePtr();
+  }
+  if (!THPVariable_Check(object)) {
+    return {};
+  }
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  if (const compat::NodePtr maker = tensor.grad_fn()) {
+    return maker;
+  }
+  return torch::autograd::impl::try_get_grad_accumulator(tensor);
+}
+
+std::vector<compat::NodePtr> nodes_at(PyObject* objects) {
+  std::vector<compat::NodePtr> nodes;
+  for (Py_ssize_t i = 0;
+       PyTuple_Check(objects) && i < PyTuple_GET_SIZE(objects);
+       ++i) {
+    if (compat::NodePtr node = node_at(PyTuple_GET_ITEM(objects, i))) {
+      nodes.push_back(std::move(node));
+    }
+  }
+  return nodes;
 }
 
 } // namespace
@@ -128,26 +158,34 @@ std::uint32_t backwards_begun() {
   return begun.load(std::memory_order_relaxed);
 }
 
-BackwardCall::BackwardCall() {
+void note_backward(
+    const std::vector<compat::NodePtr>& roots,
+    const std::vector<compat::NodePtr>& targets,
+    bool keeps_graph) {
   if (!torch::autograd::AnomalyMode::is_enabled() || !Py_IsInitialized()) {
     return;
   }
   const std::uint32_t number = ++begun;
   note_call(number);
-  outer_ = rest_outer_callback();
-  place_ = take_place(number);
-  if (place_) {
-    callback_ = add_callback(*place_);
+  if (keeps_graph) {
+    return;
   }
+  Walk walk(targets);
+  for (const compat::NodePtr& root : roots) {
+    walk.from(*root);
+  }
+  walk.for_each([&](Node& node) {
+    if (NodeNotes* notes = notes_of(node)) {
+      // The first one frees it. Another can't run what is freed.
+      std::uint32_t none = 0;
+      notes->freed_by.compare_exchange_strong(none, number);
+    }
+  });
 }
 
-BackwardCall::~BackwardCall() {
-  if (place_) {
-    at::removeCallback(callback_);
-    running[*place_] = 0;
-  }
-  if (outer_) {
-    add_callback(*outer_);
+void note_backward(PyObject* const* args, Py_ssize_t count) {
+  if (torch::autograd::AnomalyMode::is_enabled() && count > 4) {
+    note_backward(nodes_at(args[0]), nodes_at(args[4]), args[2] == Py_True);
   }
 }
 

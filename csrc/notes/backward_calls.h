@@ -3,36 +3,29 @@
 // of them freed.
 #pragma once
 
-#include <torch/csrc/python_headers.h>
+#include <compat.h>
 
-#include <ATen/record_function.h>
-
-#include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <vector>
 
 namespace torch_ext {
 
 /// How many have begun in this process.
 std::uint32_t backwards_begun();
 
-/// Around a backward: counts it and notes where it is called. While it lives,
-/// each node that it frees notes that. Does nothing outside anomaly mode.
-class BackwardCall {
- public:
-  BackwardCall();
-  ~BackwardCall();
-  BackwardCall(const BackwardCall&) = delete;
-  BackwardCall& operator=(const BackwardCall&) = delete;
+/// Notes a backward that is about to begin, in anomaly mode: where it is called,
+/// and on each node that it will free that it does.
+///
+/// `targets` are the nodes that it stops at; if there are none, it goes on to
+/// the leaves.
+void note_backward(
+    const std::vector<compat::NodePtr>& roots,
+    const std::vector<compat::NodePtr>& targets,
+    bool keeps_graph);
 
- private:
-  // Of the places of those that run now; none if the mode is off or there are
-  // too many, and then what this one frees is not noted.
-  std::optional<std::size_t> place_;
-  // The place of the backward that this one runs in, whose callback rests.
-  std::optional<std::size_t> outer_;
-  at::CallbackHandle callback_ = at::INVALID_CALLBACK_HANDLE;
-};
+/// The same for the arguments by position of torch's run_backward(): roots,
+/// gradients, keep_graph, create_graph, inputs.
+void note_backward(PyObject* const* args, Py_ssize_t count);
 
 /// backwards(): how many have begun.
 PyObject* py_backwards(PyObject* module, PyObject* unused);

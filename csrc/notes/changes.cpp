@@ -24,7 +24,7 @@ struct Change {
   std::uint32_t before;
   std::uint32_t after;
   std::string name;
-  Ref stack;
+  Positions stack;
 };
 
 constexpr size_t kMostChanges = 16384;
@@ -44,7 +44,7 @@ Ref to_tuple(const Change& change) {
       change.name.c_str(),
       change.before,
       change.after,
-      change.stack.get()));
+      to_traceback(change.stack).get()));
 }
 
 /// Those of a counter since a version, without what a larger one consists of,
@@ -86,8 +86,8 @@ void note_change(const VersionBefore& before, const std::string& name) {
         before.version,
         now,
         name,
-        capture_traceback(kShortStack)};
-    Change dropped{{}, 0, 0, {}, Ref()}; // after the lock is released
+        capture_positions(kShortStack)};
+    Change dropped{{}, 0, 0, {}, {}}; // after the lock is released
     const compat::Lock lock(noting_changes);
     changes().push_back(std::move(change));
     if (changes().size() > kMostChanges) {

@@ -35,7 +35,7 @@ struct Cut {
   std::uint32_t number;
   std::string name;
   const char* reason;
-  Ref stack;
+  Positions stack;
   std::vector<Leaf> leaves;
   bool has_all_leaves;
 };
@@ -106,13 +106,13 @@ std::uint32_t note_cut(
   if (!Py_IsInitialized()) {
     return 0;
   }
-  Cut cut{0, name, reason, Ref(), std::move(given.leaves), false};
+  Cut cut{0, name, reason, {}, std::move(given.leaves), false};
   cut.has_all_leaves = (!given.nodes.empty() || !cut.leaves.empty()) &&
       walk_to_leaves(std::move(given.nodes), cut.leaves);
   Gil gil;
   try {
-    cut.stack = capture_traceback(kShortStack);
-    Cut dropped{0, {}, nullptr, Ref(), {}, false}; // after the lock is released
+    cut.stack = capture_positions(kShortStack);
+    Cut dropped{0, {}, nullptr, {}, {}, false}; // after the lock is released
     const compat::Lock lock(noting_cuts);
     cut.number = ++cuts().last;
     cuts().kept.push_back(std::move(cut));
@@ -132,7 +132,9 @@ std::uint32_t note_cut(
 using Numbers = c10::SmallVector<std::uint32_t, 4>;
 constexpr size_t kMostNumbers = 8;
 
-void merge(Numbers& numbers, const Numbers& more) {
+/// Adds those of `more` that are not there, as far as there is room.
+template <typename Container>
+void add_missing(Container& numbers, const Numbers& more) {
   for (const std::uint32_t number : more) {
     if (numbers.size() < kMostNumbers &&
         std::find(numbers.begin(), numbers.end(), number) == numbers.end()) {
@@ -168,7 +170,7 @@ class CutOff {
     const auto [it, is_new] = storages_.try_emplace(
         storage.unsafeGetStorageImpl(),
         Entry{storage.getWeakStorageImpl(), {}});
-    merge(it->second.numbers, numbers);
+    add_missing(it->second.numbers, numbers);
   }
 
  private:
@@ -223,7 +225,7 @@ const compat::NodePtr& maker_of(const at::Tensor& tensor) {
 
 const char* reason_of(
     const std::string& name,
-    const std::vector<c10::IValue>& results) {
+    c10::ArrayRef<const c10::IValue> results) {
   if (c10::InferenceMode::is_enabled()) {
     return "inference_mode";
   }
@@ -243,20 +245,17 @@ const char* reason_of(
 
 } // namespace
 
-Given look_at(c10::ArrayRef<const c10::IValue> arguments, bool nodes) {
+Given look_at(c10::ArrayRef<const c10::IValue> arguments) {
   Given given;
   for (const c10::IValue& argument : arguments) {
     for_each_tensor(argument, [&](const at::Tensor& tensor) {
       if (!tensor.requires_grad()) {
         if (const Numbers* numbers = cut_off().find(tensor)) {
-          merge(given.cuts, *numbers);
+          add_missing(given.cuts, *numbers);
         }
         return;
       }
       given.requires_grad = true;
-      if (!nodes) {
-        return;
-      }
       if (const compat::NodePtr& maker = maker_of(tensor)) {
         given.nodes.push_back(maker);
       } else {
@@ -267,9 +266,9 @@ Given look_at(c10::ArrayRef<const c10::IValue> arguments, bool nodes) {
   return given;
 }
 
-bool follow(
+void follow(
     Given& given,
-    const std::vector<c10::IValue>& results,
+    c10::ArrayRef<const c10::IValue> results,
     const std::string& name) {
   bool any_requires_grad = false;
   for (const c10::IValue& result : results) {
@@ -277,15 +276,15 @@ bool follow(
       any_requires_grad |= tensor.requires_grad();
     });
   }
-  const bool is_cut = given.requires_grad && !any_requires_grad;
-  if (is_cut) {
-    if (const std::uint32_t number =
-            note_cut(given, name, reason_of(name, results))) {
+  if (given.requires_grad && !any_requires_grad) {
+    const std::uint32_t number =
+        note_cut(given, name, reason_of(name, results));
+    if (number != 0) {
       given.cuts.push_back(number);
     }
   }
   if (given.cuts.empty()) {
-    return is_cut;
+    return;
   }
   for (const c10::IValue& result : results) {
     for_each_tensor(result, [&](const at::Tensor& tensor) {
@@ -293,17 +292,11 @@ bool follow(
         cut_off().add(tensor, given.cuts);
       } else if (const compat::NodePtr& maker = maker_of(tensor)) {
         if (NodeNotes* notes = notes_of(*maker)) {
-          for (const std::uint32_t number : given.cuts) {
-            if (std::find(notes->cuts.begin(), notes->cuts.end(), number) ==
-                notes->cuts.end()) {
-              notes->cuts.push_back(number);
-            }
-          }
+          add_missing(notes->cuts, given.cuts);
         }
       }
     });
   }
-  return is_cut;
 }
 
 // --- For Python --------------------------------------------------------------
@@ -359,7 +352,7 @@ PyObject* py_cut(PyObject*, PyObject* number) {
       "(ssOO)",
       cut->name.c_str(),
       cut->reason,
-      cut->stack.get(),
+      to_traceback(cut->stack).get(),
       cut->has_all_leaves ? Py_True : Py_False);
   END_HANDLE_TH_ERRORS
 }

@@ -9,7 +9,6 @@
 #include <compat.h>
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -30,14 +29,13 @@ struct Given {
   std::vector<Leaf> leaves;
 };
 
-/// Looks at an operator's arguments. Nodes and leaves only if asked for.
-Given look_at(c10::ArrayRef<const c10::IValue> arguments, bool nodes);
+/// Looks at an operator's arguments.
+Given look_at(c10::ArrayRef<const c10::IValue> arguments);
 
-/// Follows what was given to the operator into what it has returned. Returns
-/// whether that was a cut.
-bool follow(
+/// Follows what was given to the operator into what it has returned.
+void follow(
     Given& given,
-    const std::vector<c10::IValue>& results,
+    c10::ArrayRef<const c10::IValue> results,
     const std::string& name);
 
 /// cuts_of(object): numbers of the cuts that a tensor comes from, or that some

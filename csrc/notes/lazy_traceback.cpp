@@ -19,16 +19,6 @@ namespace {
 /// format_lines(positions) and to_frames(positions).
 constexpr const char* kTracebackModule = "torch_ext.anomaly.traceback";
 
-/// A position in a piece of code.
-struct Position {
-  Ref code;
-  int instruction; // byte offset
-
-  PyCodeObject* code_object() const {
-    return reinterpret_cast<PyCodeObject*>(code.get());
-  }
-};
-
 /// A list whose items are made on first use.
 ///
 /// Invariant: no Python code sees the list before its items are made. All ways
@@ -37,7 +27,7 @@ struct Position {
 /// lists only.
 struct LazyTraceback {
   PyListObject list;
-  std::vector<Position> positions; // innermost first
+  Positions positions;
   bool filled;
 
   bool is_filled() {
@@ -231,19 +221,31 @@ PyNumberMethods lazy_number{};
 
 PyTypeObject LazyTracebackType{};
 
-Ref capture_traceback(size_t most) {
-  Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
-  std::vector<Position>& positions =
-      *std::construct_at(&as_lazy(object.get())->positions);
+Positions capture_positions(std::size_t most) {
   // On the stack first, since the number of frames is not known before.
   c10::SmallVector<Position, 128> found;
   compat::for_each_frame([&](Ref code, int instruction) {
     found.push_back({std::move(code), instruction});
     return found.size() < most;
   });
-  positions.assign(
+  return {
       std::make_move_iterator(found.begin()),
-      std::make_move_iterator(found.end()));
+      std::make_move_iterator(found.end())};
+}
+
+Ref to_traceback(const Positions& positions) {
+  Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
+  Positions& copy = *std::construct_at(&as_lazy(object.get())->positions);
+  copy.reserve(positions.size());
+  for (const Position& position : positions) {
+    copy.push_back({Ref::share(position.code.get()), position.instruction});
+  }
+  return object;
+}
+
+Ref capture_traceback() {
+  Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
+  *std::construct_at(&as_lazy(object.get())->positions) = capture_positions();
   return object;
 }
 

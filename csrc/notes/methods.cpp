@@ -61,8 +61,15 @@ PyDoc_STRVAR(
 
 PyDoc_STRVAR(
     observe_doc,
-    "observe_operators()\n--\n\n"
-    "Looks at each operator from now on, while anomaly mode is on.");
+    "observe_operators(on, /)\n--\n\n"
+    "Looks at operators that change a tensor or may cut the graph, on this\n"
+    "thread, or no longer. Returns what held before.");
+
+PyDoc_STRVAR(
+    follow_doc,
+    "follow_operators(on, /)\n--\n\n"
+    "Follows values that have left the graph through all operators on this\n"
+    "thread; with False, for one who wanted it less.");
 
 } // namespace
 
@@ -73,9 +80,10 @@ PyMethodDef notes_methods[] = {
     {"cut", py_cut, METH_O, cut_doc},
     {"cuts_from", py_cuts_from, METH_O, cuts_from_doc},
     {"cuts_of", py_cuts_of, METH_O, cuts_of_doc},
+    {"follow_operators", py_follow_operators, METH_O, follow_doc},
     {"note_only", py_note_only, METH_O, note_only_doc},
     {"notes_of", py_notes_of, METH_O, notes_of_doc},
-    {"observe_operators", py_observe_operators, METH_NOARGS, observe_doc},
+    {"observe_operators", py_observe_operators, METH_O, observe_doc},
     {nullptr, nullptr, 0, nullptr}};
 
 } // namespace torch_ext

@@ -5,82 +5,168 @@
 #include <notes/cuts.h>
 #include <python/error.h>
 
-#include <ATen/core/function_schema.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/record_function.h>
-#include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
+#include <torch/csrc/autograd/graph_task.h>
 
 #include <atomic>
+#include <cstring>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <string>
-#include <unordered_map>
+#include <unordered_set>
 #include <utility>
+#include <vector>
 
 namespace torch_ext {
 
 namespace {
 
-// --- Operators ---------------------------------------------------------------
+using torch::autograd::AnomalyMode;
 
-struct Operator {
-  std::string name;
-  /// If not, somebody has named a part of an operator so.
-  bool has_schema = false;
-  /// Positions of the arguments that it may change.
-  c10::SmallVector<std::uint32_t, 2> changes;
-  /// Whether what it returned required grad each time that something that it
-  /// was given did.
-  bool passes_grad = false;
-  bool has_cut = false;
-};
+// A key that torch leaves to others. An operator without a kernel of ours falls
+// through it at no cost.
+constexpr c10::DispatchKey kKey = c10::DispatchKey::DeferredInit;
 
-Operator describe(const at::RecordFunction& function) {
-  Operator result;
-  result.name = function.name();
-  if (const auto schema = function.operator_schema()) {
-    result.has_schema = true;
-    for (size_t i = 0; i < schema->arguments().size(); ++i) {
-      const auto* alias = schema->arguments()[i].alias_info();
-      if (alias != nullptr && alias->isWrite()) {
-        result.changes.push_back(static_cast<std::uint32_t>(i));
-      }
-    }
-  }
-  // Whether they do depends on an argument.
-  result.has_cut = result.name == "aten::to" || result.name == "aten::_to_copy";
-  return result;
+/// Whether autograd has had its turn: what runs now is a part of an operator.
+bool is_below_autograd() {
+  return c10::impl::tls_local_dispatch_key_set().excluded_.has(
+             c10::DispatchKey::AutogradOther) &&
+      !c10::InferenceMode::is_enabled();
 }
 
-/// What this thread knows of the operator that runs.
-Operator& operator_of(const at::RecordFunction& function) {
-  // By the address of its name, which is its schema's own. One that is taken
-  // away may leave its address to another.
-  thread_local std::unordered_map<const char*, Operator> known;
-  const char* name = function.name();
-  const auto it = known.find(name);
-  if (it != known.end() && it->second.name == name) {
-    return it->second;
-  }
-  return known.insert_or_assign(name, describe(function)).first->second;
+/// Whether this thread runs a node's backward. What that computes is no graph,
+/// unless somebody asks for one.
+bool is_in_backward() {
+  return torch::autograd::get_current_graph_task_id() != -1;
 }
 
-// --- Before and after an operator --------------------------------------------
+// --- Following all operators -------------------------------------------------
+
+/// How many on this thread want it.
+int& followers() {
+  thread_local int followers = 0;
+  return followers;
+}
+
+/// Whether the values of what it is given are in what an operator returns.
+bool values_flow(const std::string& name) {
+  static const std::unordered_set<std::string> none = {
+      "aten::new_empty",
+      "aten::new_empty_strided",
+      "aten::new_full",
+      "aten::new_ones",
+      "aten::new_zeros"};
+  constexpr const char* kLike = "_like";
+  return name.rfind(kLike) != name.size() - std::strlen(kLike) &&
+      none.count(name) == 0;
+}
 
 struct Running : at::ObserverContext {
-  Operator* op = nullptr;
-  c10::SmallVector<VersionBefore, 1> versions;
+  explicit Running(Given&& given) : given(std::move(given)) {}
   Given given;
 };
 
-void add_version(Running& running, const c10::IValue& value) {
+std::unique_ptr<at::ObserverContext> operator_begins(
+    const at::RecordFunction& function) {
+  if (!AnomalyMode::is_enabled() || is_below_autograd() || is_in_backward() ||
+      !function.operator_name()) {
+    return nullptr;
+  }
+  Given given = look_at(function.inputs());
+  return (given.requires_grad || !given.cuts.empty()) &&
+          values_flow(function.name())
+      ? std::make_unique<Running>(std::move(given))
+      : nullptr;
+}
+
+void operator_ends(
+    const at::RecordFunction& function,
+    at::ObserverContext* context) {
+  if (context != nullptr && std::uncaught_exceptions() == 0) {
+    follow(
+        static_cast<Running*>(context)->given,
+        c10::ArrayRef<const c10::IValue>(
+            function.outputs().data(), function.outputs().size()),
+        function.name());
+  }
+}
+
+thread_local at::CallbackHandle following = at::INVALID_CALLBACK_HANDLE;
+
+void add_follower() {
+  if (followers()++ == 0) {
+    following = at::addThreadLocalCallback(
+        at::RecordFunctionCallback(operator_begins, operator_ends)
+            .needsInputs(true)
+            .needsOutputs(true)
+            .scopes({at::RecordScope::FUNCTION}));
+  }
+}
+
+void remove_follower() {
+  if (--followers() == 0) {
+    at::removeCallback(following);
+  }
+}
+
+// --- Operators that change a tensor, or may cut the graph --------------------
+
+/// Whether an operator returns what doesn't require grad though values flow
+/// into it, as a rule or by its arguments.
+bool may_cut(const std::string& name) {
+  static const std::unordered_set<std::string> names = {
+      "aten::_local_scalar_dense",
+      "aten::_to_copy",
+      "aten::_unique2",
+      "aten::allclose",
+      "aten::argmax",
+      "aten::argmin",
+      "aten::argsort",
+      "aten::bincount",
+      "aten::bucketize",
+      "aten::count_nonzero",
+      "aten::detach",
+      "aten::detach_",
+      "aten::detach_copy",
+      "aten::eq",
+      "aten::equal",
+      "aten::floor_divide",
+      "aten::ge",
+      "aten::gt",
+      "aten::histc",
+      "aten::isfinite",
+      "aten::isinf",
+      "aten::isnan",
+      "aten::le",
+      "aten::logical_and",
+      "aten::logical_not",
+      "aten::logical_or",
+      "aten::logical_xor",
+      "aten::lt",
+      "aten::multinomial",
+      "aten::ne",
+      "aten::nonzero",
+      "aten::searchsorted",
+      "aten::signbit",
+      "aten::unique_consecutive",
+      "aten::unique_dim"};
+  return names.count(name) != 0;
+}
+
+using Versions = c10::SmallVector<VersionBefore, 1>;
+
+void add_version(Versions& versions, const c10::IValue& value) {
   const auto add = [&](const at::Tensor& tensor) {
     if (tensor.defined()) {
       const auto& counter = tensor.unsafeGetTensorImpl()->version_counter();
       if (counter.enabled()) {
-        running.versions.push_back({counter, counter.current_version()});
+        versions.push_back({counter, counter.current_version()});
       }
     }
   };
@@ -93,83 +179,115 @@ void add_version(Running& running, const c10::IValue& value) {
   }
 }
 
-/// Whether autograd has had its turn: what runs now is a part of an operator.
-bool is_below_autograd() {
-  return c10::impl::tls_local_dispatch_key_set().excluded_.has(
-             c10::DispatchKey::AutogradOther) &&
-      !c10::InferenceMode::is_enabled();
-}
-
-void stop_observing();
-
-std::unique_ptr<at::ObserverContext> operator_begins(
-    const at::RecordFunction& function) {
-  if (!torch::autograd::AnomalyMode::is_enabled()) {
-    stop_observing();
-    return nullptr;
-  }
-  if (is_below_autograd()) {
-    return nullptr;
-  }
-  Operator& op = operator_of(function);
-  if (!op.has_schema) {
-    return nullptr;
-  }
-  const auto arguments = function.inputs();
-  const bool may_cut =
-      !op.passes_grad || op.has_cut || !c10::GradMode::is_enabled();
-  Given given = look_at(arguments, may_cut);
-  if (op.changes.empty() && given.cuts.empty() &&
-      !(given.requires_grad && may_cut)) {
-    return nullptr;
-  }
-  auto running = std::make_unique<Running>();
-  running->op = &op;
-  running->given = std::move(given);
-  for (const std::uint32_t position : op.changes) {
-    if (position < arguments.size()) {
-      add_version(*running, arguments[position]);
+Versions versions_of_changed(
+    const c10::FunctionSchema& schema,
+    c10::ArrayRef<c10::IValue> arguments) {
+  Versions versions;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const auto* alias = schema.arguments()[i].alias_info();
+    if (alias != nullptr && alias->isWrite()) {
+      add_version(versions, arguments[i]);
     }
   }
-  return running;
+  return versions;
 }
 
-void operator_ends(
-    const at::RecordFunction& function,
-    at::ObserverContext* context) {
-  if (context == nullptr) {
+void observe_thread(bool on) {
+  c10::impl::tls_set_dispatch_key_included(kKey, on);
+}
+
+/// Our kernel: runs the operator as if it were not there, and notes what that
+/// did.
+void observed(
+    const c10::OperatorHandle& op,
+    c10::DispatchKeySet keys,
+    torch::jit::Stack* stack) {
+  const c10::DispatchKeySet rest =
+      keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kKey);
+  const bool is_on = AnomalyMode::is_enabled();
+  if (!is_on) {
+    observe_thread(false);
+  }
+  if (!is_on || is_below_autograd()) {
+    op.redispatchBoxed(rest, stack);
     return;
   }
-  auto& running = static_cast<Running&>(*context);
-  Operator& op = *running.op;
-  for (const VersionBefore& before : running.versions) {
-    note_change(before, op.name);
+  const c10::FunctionSchema& schema = op.schema();
+  const auto arguments = torch::jit::last(*stack, schema.arguments().size());
+  const Versions versions = versions_of_changed(schema, arguments);
+  Given given;
+  if (followers() == 0 && !is_in_backward() && may_cut(schema.name())) {
+    given = look_at(arguments);
   }
-  const bool had_grad = running.given.requires_grad;
-  if (!had_grad && running.given.cuts.empty()) {
-    return;
+  op.redispatchBoxed(rest, stack);
+  for (const VersionBefore& before : versions) {
+    note_change(before, schema.name());
   }
-  const bool has_cut = follow(running.given, function.outputs(), op.name);
-  if (had_grad && c10::GradMode::is_enabled()) {
-    op.passes_grad |= !has_cut;
-    op.has_cut |= has_cut;
+  if (given.requires_grad || !given.cuts.empty()) {
+    follow(
+        given,
+        torch::jit::last(*stack, schema.returns().size()),
+        schema.name());
   }
 }
 
-// --- On and off --------------------------------------------------------------
+/// Operators that have been registered since somebody last looked.
+class NewOperators : public c10::OpRegistrationListener {
+ public:
+  void onOperatorRegistered(const c10::OperatorHandle& op) override {
+    const std::lock_guard lock(mutex());
+    names().push_back(op.operator_name());
+  }
+  void onOperatorDeregistered(const c10::OperatorHandle&) override {}
+
+  static std::vector<c10::OperatorName> take() {
+    const std::lock_guard lock(mutex());
+    return std::exchange(names(), {});
+  }
+
+ private:
+  // Never destroyed, as the dispatcher.
+  static std::mutex& mutex() {
+    static auto* mutex = new std::mutex;
+    return *mutex;
+  }
+  static std::vector<c10::OperatorName>& names() {
+    static auto* names = new std::vector<c10::OperatorName>;
+    return *names;
+  }
+};
+
+/// Holds a registration to the process's end.
+void keep(c10::RegistrationHandleRAII&& registration) {
+  new c10::RegistrationHandleRAII(std::move(registration));
+}
+
+/// Gives our kernel to each operator that needs it.
+void add_kernels() {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  static const bool listening = [&] {
+    keep(dispatcher.registerFallback(
+        kKey, c10::KernelFunction::makeFallthrough(), "torch_ext"));
+    // It is told of all that exist, too.
+    keep(dispatcher.addRegistrationListener(std::make_unique<NewOperators>()));
+    return true;
+  }();
+  static_cast<void>(listening);
+  for (const c10::OperatorName& name : NewOperators::take()) {
+    const auto op = dispatcher.findSchema(name);
+    if (op && (op->schema().is_mutable() || may_cut(op->schema().name()))) {
+      keep(dispatcher.registerImpl(
+          name,
+          kKey,
+          c10::KernelFunction::makeFromBoxedFunction<&observed>(),
+          std::nullopt,
+          nullptr,
+          "torch_ext"));
+    }
+  }
+}
 
 std::atomic<bool> only_notes = false;
-std::atomic<bool> observing = false;
-std::atomic<at::CallbackHandle> callback = at::INVALID_CALLBACK_HANDLE;
-
-void stop_observing() {
-  const at::CallbackHandle handle =
-      callback.exchange(at::INVALID_CALLBACK_HANDLE);
-  if (handle != at::INVALID_CALLBACK_HANDLE) {
-    at::removeCallback(handle);
-    observing = false;
-  }
-}
 
 } // namespace
 
@@ -178,31 +296,44 @@ bool notes_only() {
 }
 
 void observe_operators() {
-  if (only_notes || observing.exchange(true)) {
+  if (only_notes || c10::impl::tls_is_dispatch_key_included(kKey)) {
     return;
   }
-  callback = at::addGlobalCallback(
-      at::RecordFunctionCallback(operator_begins, operator_ends)
-          .needsInputs(true)
-          .needsOutputs(true)
-          .scopes({at::RecordScope::FUNCTION}));
+  add_kernels();
+  observe_thread(true);
 }
 
 PyObject* py_note_only(PyObject*, PyObject* on) {
   HANDLE_TH_ERRORS
   const int is_true = PyObject_IsTrue(on);
   check_status(is_true);
-  const bool before = only_notes.exchange(is_true != 0);
+  return PyBool_FromLong(only_notes.exchange(is_true != 0));
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* py_observe_operators(PyObject*, PyObject* on) {
+  HANDLE_TH_ERRORS
+  const int is_true = PyObject_IsTrue(on);
+  check_status(is_true);
+  const bool before = c10::impl::tls_is_dispatch_key_included(kKey);
   if (is_true != 0) {
-    stop_observing();
+    observe_operators();
+  } else {
+    observe_thread(false);
   }
   return PyBool_FromLong(before);
   END_HANDLE_TH_ERRORS
 }
 
-PyObject* py_observe_operators(PyObject*, PyObject*) {
+PyObject* py_follow_operators(PyObject*, PyObject* on) {
   HANDLE_TH_ERRORS
-  observe_operators();
+  const int is_true = PyObject_IsTrue(on);
+  check_status(is_true);
+  if (is_true != 0) {
+    add_follower();
+  } else if (followers() > 0) {
+    remove_follower();
+  }
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }

@@ -1,24 +1,29 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The look at every operator that runs while nodes are noting: which tensors it
-// changes, and which values leave the graph in it.
+// The look at operators that run while nodes are noting: which tensors they
+// change, and which values leave the graph in them.
 #pragma once
 
 #include <torch/csrc/python_headers.h>
 
 namespace torch_ext {
 
-/// Begins to look, until anomaly mode is seen to be off. Does nothing if it has
-/// begun, or if only the notes of nodes are wanted.
+/// Looks, from now on and on this thread, at the operators that change a tensor
+/// or may cut the graph, until one of them sees that anomaly mode is off. Does
+/// nothing if only the notes of nodes are wanted.
 void observe_operators();
 
-/// note_only(on): whether nodes note and nothing else is done: no operator is
-/// looked at, and a failing backward prints nothing. Returns what held before.
-PyObject* py_note_only(PyObject* module, PyObject* on);
-
-/// Whether that holds.
+/// Whether that is so: no operator is looked at, and a failing backward prints
+/// nothing.
 bool notes_only();
 
-/// observe_operators(): as above. For Python.
-PyObject* py_observe_operators(PyObject* module, PyObject* unused);
+/// note_only(on): decides it. Returns what held before.
+PyObject* py_note_only(PyObject* module, PyObject* on);
+
+/// observe_operators(on): as above, or no longer. Returns what held before.
+PyObject* py_observe_operators(PyObject* module, PyObject* on);
+
+/// follow_operators(on): looks at all operators on this thread for as long as
+/// one more, or one less, wants it: at where values go that have left the graph.
+PyObject* py_follow_operators(PyObject* module, PyObject* on);
 
 } // namespace torch_ext
