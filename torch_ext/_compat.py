@@ -235,6 +235,48 @@ def saved_tensors(node: Any) -> Iterator[tuple[str, torch.Tensor]]:
                     yield (f"{label}[{index}]" if several else label), tensor
 
 
+def raw_saved_tensors(node: Any) -> Iterator[tuple[str, Any]]:
+    """What ``node`` has saved, with names, as torch keeps it; without what a user's hook unpacks or is freed."""
+    prefix = "_raw_saved_"
+    for raw_name in dir(type(node)):
+        if raw_name.startswith(prefix):
+            raw, several = _as_tuple(_get(node, raw_name))
+            for index, each in enumerate(raw):
+                if _get(each, "unpack_hook", True) is None:
+                    label = raw_name.removeprefix(prefix)
+                    yield (f"{label}[{index}]" if several else label), each
+
+
+def data_of_saved(raw: Any) -> torch.Tensor | None:
+    """The tensor behind a saved one, whatever has become of it; None if there is none."""
+    data = _get(raw, "data")
+    return data if isinstance(data, torch.Tensor) else None
+
+
+def version_of(tensor: torch.Tensor) -> int | None:
+    """How often a tensor was changed in place; None if nobody counts."""
+    version = _get(tensor, "_version")
+    return version if isinstance(version, int) else None
+
+
+def error_of_saved(node: Any, name: str, raw: Any) -> str | None:
+    """The text of the error that reading what ``node`` has saved as ``name`` raises, "" for none.
+
+    None if it can't be read by itself: what a Function has saved, before torch 2.13. Of an output of a Function the
+    text is another one.
+    """
+    try:
+        if hasattr(type(node), f"_saved_{name}"):
+            getattr(node, f"_saved_{name}")
+        elif hasattr(raw, "unpack"):
+            raw.unpack()
+        else:
+            return None
+    except (RuntimeError, TypeError) as error:
+        return str(error)
+    return ""
+
+
 def _as_tuple(value: Any) -> tuple[tuple[Any, ...], bool]:
     """``value`` as a tuple, and whether it is one."""
     return (value, True) if isinstance(value, tuple) else ((value,), False)

@@ -48,6 +48,82 @@ class Birth(Origin):
 
 
 @dataclass(frozen=True)
+class Change:
+    """A change of a tensor in place.
+
+    Args:
+        operator: what did it, "aten::add_" for example; "" if no operator was seen to.
+        before, after: the tensor's versions.
+        frames: the call that did it, outermost first: its innermost two dozen.
+    """
+
+    operator: str
+    before: int
+    after: int
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True)
+class Modified:
+    """A tensor that was changed in place though a node needs it.
+
+    Args:
+        origin: the node.
+        saved: what the node calls the tensor.
+        shape: the tensor's.
+        maker: the node that made it; None if that isn't known, or if it is a leaf.
+        expected, version: its versions when it was saved, and when it was needed.
+        changes: what happened in between, in order.
+    """
+
+    origin: Origin
+    saved: str
+    shape: tuple[int, ...]
+    maker: Origin | None
+    expected: int
+    version: int
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Freed:
+    """A node that an earlier backward has freed.
+
+    Args:
+        origin: the node.
+        backward: the call of the backward that freed it, outermost first; empty if that isn't known.
+        path: the nodes from what backward was called on now to the freed one.
+        crossing: the first of them that was made before the backward that freed it; None if that isn't known.
+        later: the one before it, which was made after that backward, and so leads from one iteration's graph into an
+            earlier one's; None if all were made before.
+    """
+
+    origin: Origin
+    backward: tuple[Frame, ...]
+    path: tuple[Origin, ...]
+    crossing: Origin | None
+    later: Origin | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in which values left the graph.
+
+    Args:
+        operator: what was called, "aten::detach" for example.
+        reason: "detach", "no_grad", "inference_mode", "not differentiable", or "number" if it returned no tensor.
+        frames: the call, outermost first: its innermost two dozen.
+        followed: whether the values are known to have come from there; if not, it is only known that values left the
+            graph there.
+    """
+
+    operator: str
+    reason: str
+    frames: tuple[Frame, ...]
+    followed: bool
+
+
+@dataclass(frozen=True)
 class Neighbour:
     """A node near the failing one.
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a graph tells about a backward that failed in it: the way there, and what is around. Only looks."""
 
-import os
 import re
 from collections import deque
 from typing import Any, cast
@@ -11,8 +10,8 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .. import _C, _compat
 from .facts import Edge, Frame, Neighbour, Origin
+from .places import line_of
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
 _ENTRY = re.compile(
     r'^ *File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)\n(?: {4,}(?P<source>.*))?', re.MULTILINE
 )
@@ -42,7 +41,11 @@ def next_nodes(node: Node) -> list[Node]:
 
 def frames_of(metadata: dict[str, Any]) -> tuple[Frame, ...]:
     """The forward call that created the node with this metadata, outermost frame first."""
-    stack = metadata.get("traceback_", ())
+    return frames_of_stack(metadata.get("traceback_", ()))
+
+
+def frames_of_stack(stack: Any) -> tuple[Frame, ...]:
+    """The frames of a stack that anomaly mode has noted, outermost first."""
     if hasattr(stack, "frames"):
         return tuple(Frame(*frame) for frame in stack.frames())
     # torch's own list of strings, or what torch.fx.traceback has preserved.
@@ -63,8 +66,7 @@ def parents_of(metadata: dict[str, Any]) -> tuple[Origin, ...]:
 
 
 def _place_of(node: Node) -> Frame | None:
-    frames = frames_of(metadata_of(node))
-    return next((frame for frame in reversed(frames) if not frame.file.startswith(_TORCH)), None)
+    return line_of(frames_of(metadata_of(node)))
 
 
 # --- The way to a node, and what is around it ---------------------------------------------------------

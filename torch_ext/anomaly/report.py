@@ -14,8 +14,8 @@ from typing import NoReturn
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from . import birth, picture
-from .facts import Birth, Edge, Failure, Frame, Neighbour, Origin
+from . import birth, changes, freed, picture
+from .facts import Birth, Cut, Edge, Failure, Frame, Freed, Modified, Neighbour, Origin
 from .graph import frames_of, metadata_of, name_of, parents_of, path_to, surroundings
 
 # What the engine says of NaN, and the checks in csrc/anomaly/checks.cpp of the rest.
@@ -42,6 +42,9 @@ class Report:
             values arose in backward; "unknown". It is looked for unless ``found`` is "exception".
         born: the forward call in which values were first not finite, or what is known of it.
         neighbours, edges: the graph around the node.
+        modified: if a tensor that the node needs was changed in place: which, by what, and in which lines.
+        freed: if an earlier backward has freed the node: where that was called, and the way to the node.
+        cuts: if backward was called on what doesn't require grad: where its values left the graph.
     """
 
     node_name: str
@@ -56,6 +59,9 @@ class Report:
     born: Birth | None = None
     neighbours: tuple[Neighbour, ...] = ()
     edges: tuple[Edge, ...] = ()
+    modified: Modified | None = None
+    freed: Freed | None = None
+    cuts: tuple[Cut, ...] = ()
 
     def to_json(self, indent: int | None = 2) -> str:
         """The report as the text of a JSON object."""
@@ -120,6 +126,8 @@ def complete(
                 _replace_note(exc, _birth_note(inner), _birth_note(report))
     else:
         report = _describe(failure, exc)
+        if node is not None:
+            report = _explain(report, exc, node, graph)
         found = None
         if report.found != "exception":
             report, found = _find_birth(report, failure, node, graph, roots, gradients)
@@ -177,6 +185,17 @@ def _describe(failure: Failure, exc: BaseException) -> Report:
         frames=failure.origin.frames,
         parents=failure.parents,
     )
+
+
+def _explain(report: Report, exc: BaseException, node: Node, graph: dict[Node, Node | None]) -> Report:
+    """``report`` with what is behind torch's own error, which ``exc`` gets as a note."""
+    modified = changes.describe(node, str(exc))
+    if modified is not None:
+        _attach(exc, [changes.note(modified)])
+    was_freed = freed.describe(node, graph, str(exc))
+    if was_freed is not None:
+        _attach(exc, [freed.note(was_freed)])
+    return dataclasses.replace(report, modified=modified, freed=was_freed)
 
 
 def _find_birth(

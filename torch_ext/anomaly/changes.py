@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which line changed a tensor in place that a node needs for its backward."""
+
+import re
+from typing import Any
+
+import torch
+from torch.autograd.graph import Node
+
+from .. import _C, _compat
+from .facts import Change, Modified, Origin
+from .graph import frames_of, frames_of_stack, metadata_of, name_of
+from .places import at, is_inside_torch, line_of, quoted
+
+_MODIFIED = re.compile(
+    r"^one of the variables needed for gradient computation has been modified by an inplace operation: "
+    r"\[.*?\]\](?:, which is output (?P<output>\d+) of (?P<maker>.+?),)? is at version (?P<version>\d+); "
+    r"expected version (?P<expected>\d+) instead"
+)
+_ASSIGNMENTS = ("aten::copy_", "aten::fill_", "aten::index_put_", "aten::_index_put_impl_", "aten::masked_fill_")
+_MOST_LISTED = 12
+
+
+# --- What is known ----------------------------------------------------------------------------------
+
+
+def describe(node: Node, message: str) -> Modified | None:
+    """What is known of the tensor that the error ``message`` of the backward of ``node`` is about; None if nothing."""
+    match = _MODIFIED.match(message)
+    if match is None:
+        return None
+    version, expected = int(match["version"]), int(match["expected"])
+    saved = _find_saved(node, message, version, expected)
+    if saved is None:
+        return None
+    name, tensor = saved
+    maker = _maker(node, name, match["maker"], None if match["output"] is None else int(match["output"]))
+    return Modified(
+        origin=Origin(name_of(node), frames_of(metadata_of(node))),
+        saved=name,
+        shape=tuple(tensor.shape),
+        maker=maker,
+        expected=expected,
+        version=version,
+        changes=_changes(tensor, expected, version),
+    )
+
+
+def _find_saved(node: Node, message: str, version: int, expected: int) -> tuple[str, torch.Tensor] | None:
+    """The name and the value of what ``node`` has saved and ``message`` is about."""
+    found = []
+    for name, raw in _compat.raw_saved_tensors(node):
+        data = _compat.data_of_saved(raw)
+        if data is not None and _compat.version_of(data) == version and _is_refused(node, name, raw, message):
+            found.append((name, data))
+    # One that was really changed since comes first.
+    return next((each for each in found if _C.changes_of(each[1], expected)), found[0] if found else None)
+
+
+def _is_refused(node: Node, name: str, raw: Any, message: str) -> bool:
+    """Whether reading what is saved as ``name`` raises an error too; True if it can't be asked."""
+    error = _compat.error_of_saved(node, name, raw)
+    match = None if error is None else _MODIFIED.match(error)
+    return error != "" and (match is None or match["expected"] == _MODIFIED.match(message)["expected"])
+
+
+def _maker(node: Node, saved: str, name: str | None, output: int | None) -> Origin | None:
+    """The node that made what ``node`` has saved; None if it isn't known, as for a leaf."""
+    if saved.startswith("result"):
+        return Origin(name_of(node), frames_of(metadata_of(node)))
+    inputs = {each: number for each, number in node.next_functions if each is not None}
+    makers = [each for each in inputs if _compat.variable_of(each) is None]
+    named = [each for each in makers if name in _names(each) and inputs[each] == output]
+    found = named if name is not None and named else makers
+    if len(found) == 1:
+        return Origin(name_of(found[0]), frames_of(metadata_of(found[0])))
+    if not found and name in _names(node):
+        return Origin(name_of(node), frames_of(metadata_of(node)))
+    return None
+
+
+def _names(node: Node) -> tuple[str, str]:
+    """What torch calls a node in its messages: before torch 2.13 by its name, then by that of its forward."""
+    name = name_of(node)
+    return name, re.sub(r"Backward\d*$", "", name)
+
+
+def _changes(tensor: torch.Tensor, expected: int, version: int) -> tuple[Change, ...]:
+    """Each change between two versions of a tensor, those that nobody saw included."""
+    changes = []
+    now = expected
+    for operator, before, after, stack in _C.changes_of(tensor, expected):
+        if before > now:
+            changes.append(Change("", now, before, ()))
+        changes.append(Change(operator, max(before, now), after, frames_of_stack(stack)))
+        now = after
+    if now < version:
+        changes.append(Change("", now, version, ()))
+    return tuple(changes)
+
+
+# --- The same for people -----------------------------------------------------------------------------
+
+
+def note(modified: Modified) -> str:
+    """What is known as a text."""
+    node, changes = modified.origin, modified.changes
+    shape = " x ".join(map(str, modified.shape)) or "no dimensions"
+    lines = [
+        f"{node.name}, made{quoted(node.frames)}",
+        f"needs what it saved as {modified.saved} ({shape}), and that was changed in place since.",
+    ]
+    if modified.maker is not None and modified.maker != node:
+        lines.append(f"That tensor was made by {modified.maker.name}{quoted(modified.maker.frames)}")
+    lines.append(f"Changes since it was saved, from version {modified.expected} to {modified.version}:")
+    lines += [f"  {_change(each)}" for each in changes[:_MOST_LISTED]]
+    if len(changes) > _MOST_LISTED:
+        lines.append(f"  and {len(changes) - _MOST_LISTED} more")
+    return "\n".join([*lines, _way_out(modified)])
+
+
+def _change(change: Change) -> str:
+    if change.operator:
+        return f"to version {change.after} by {change.operator}{quoted(change.frames)}"
+    return (
+        f"to version {change.after} by what no operator did: mark_dirty() of a Function, increment_version(), "
+        "compiled code, or too long ago"
+    )
+
+
+def _way_out(modified: Modified) -> str:
+    first = next((each for each in modified.changes if each.operator), None)
+    if first is None:
+        return "What helps: give whatever changes it a clone()."
+    if is_inside_torch(first.frames, "optim"):
+        return f"What helps: call backward before the optimizer's step{at(first.frames)}, or compute the loss again."
+    name = first.operator.partition("::")[2]
+    copy = f"change a clone() of it{at(first.frames)}"
+    if first.operator in _ASSIGNMENTS:
+        return f"What helps: {copy}, or build the new tensor with torch.where(), torch.cat() or torch.stack()."
+    if name.endswith("_") and not name.startswith("_"):
+        return f"What helps: use {name[:-1]}() in place of {name}(), which returns a new tensor, or {copy}."
+    line = line_of(first.frames)
+    if line is not None and "out=" in line.source:
+        return f"What helps: leave out= away{at(first.frames)}, so that a new tensor is returned, or {copy}."
+    return f"What helps: {copy}."

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Lines of the user's code, in stacks and in texts."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .facts import Frame
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_OURS = str(Path(__file__).resolve().parents[1]) + os.sep
+
+
+def line_of(frames: Sequence[Frame]) -> Frame | None:
+    """The innermost frame that is neither torch's nor torch_ext's; None if there is none."""
+    return next((frame for frame in reversed(frames) if not frame.file.startswith((_TORCH, _OURS))), None)
+
+
+def is_inside_torch(frames: Sequence[Frame], part: str) -> bool:
+    """Whether a frame further in than the user's line is in ``part`` of torch, "optim" for example."""
+    prefix = os.path.join(_TORCH, part)
+    for frame in reversed(frames):
+        if frame.file.startswith(prefix):
+            return True
+        if not frame.file.startswith((_TORCH, _OURS)):
+            return False
+    return False
+
+
+def at(frames: Sequence[Frame]) -> str:
+    """Where that is, for a text: " at train.py:12"; with no such line, " at a place that is not known"."""
+    frame = line_of(frames)
+    return " at a place that is not known" if frame is None else f" at {os.path.basename(frame.file)}:{frame.line}"
+
+
+def quoted(frames: Sequence[Frame]) -> str:
+    """The same with the line: " at train.py:12: y.add_(1)"."""
+    frame = line_of(frames)
+    return at(frames) + (f": {frame.source}" if frame is not None and frame.source else "")
