@@ -149,8 +149,17 @@ def cuts_from(leaf: torch.Tensor, /) -> tuple[int, ...]:
 def note_only(on: bool, /) -> bool:
     """Decides whether anomaly mode only lets nodes note where they are made. Returns what held before."""
 
-def observe_operators() -> None:
-    """Looks at each operator from now on, while anomaly mode is on."""
+def recent_cuts(number: int, /) -> tuple[int, ...]:
+    """Numbers of the cuts since so many backwards had begun."""
+
+def observe_operators(on: bool, /) -> bool:
+    """Looks at operators that change a tensor or may cut the graph, on this thread, or no longer.
+
+    Returns what held before.
+    """
+
+def follow_operators(on: bool, /) -> None:
+    """Follows values that have left the graph through all operators on this thread; with False, for one wish less."""
 
 def source_range() -> torch._C._jit_tree_views.SourceRange:
     """Where the caller is: the line of its innermost Python frame, and the whole stack as the text."""

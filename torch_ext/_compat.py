@@ -253,6 +253,14 @@ def data_of_saved(raw: Any) -> torch.Tensor | None:
     return data if isinstance(data, torch.Tensor) else None
 
 
+def memory_of(tensor: torch.Tensor) -> int | None:
+    """Which memory a tensor is in; None if it has none of its own."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
 def version_of(tensor: torch.Tensor) -> int | None:
     """How often a tensor was changed in place; None if nobody counts."""
     version = _get(tensor, "_version")

@@ -63,8 +63,8 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
 
   std::unique_ptr<torch::autograd::AnomalyMetadata> make_anomaly_metadata()
       override {
-    // Also if somebody has turned torch's own mode on.
-    if (torch::autograd::AnomalyMode::is_enabled()) {
+    // Also if torch's own mode was turned on, or on another thread.
+    if (torch::autograd::AnomalyMode::is_enabled() && !notes_only()) {
       observe_operators();
     }
     return std::make_unique<NodeNotes>();

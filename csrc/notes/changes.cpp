@@ -3,11 +3,14 @@
 
 #include <compat.h>
 #include <notes/lazy_traceback.h>
+#include <notes/operators.h>
 #include <python/error.h>
 #include <python/gil.h>
 #include <python/tensor.h>
 
+#include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <cstring>
@@ -96,6 +99,20 @@ void note_change(const VersionBefore& before, const std::string& name) {
     }
   } catch (python_error&) {
     PyErr_Clear(); // no memory: the change stays unknown
+  }
+}
+
+void bump_version(const at::Tensor& tensor, const char* name) {
+  if (!observes_operators() || !torch::autograd::AnomalyMode::is_enabled()) {
+    torch::autograd::impl::bump_version(tensor);
+    return;
+  }
+  const auto& counter = tensor.unsafeGetTensorImpl()->version_counter();
+  const VersionBefore before{
+      counter, counter.enabled() ? counter.current_version() : 0};
+  torch::autograd::impl::bump_version(tensor);
+  if (counter.enabled()) {
+    note_change(before, name);
   }
 }
 

@@ -2,7 +2,7 @@
 // Which operator changed a tensor in place, and where it was called.
 #pragma once
 
-#include <c10/core/TensorImpl.h>
+#include <ATen/core/Tensor.h>
 #include <torch/csrc/python_headers.h>
 
 #include <cstdint>
@@ -22,6 +22,10 @@ bool is_same(const c10::VariableVersion& a, const c10::VariableVersion& b);
 
 /// Notes that `name`, which this thread is running, has changed a tensor.
 void note_change(const VersionBefore& before, const std::string& name);
+
+/// Counts one more version of `tensor`, as torch's bump_version() does, because
+/// `name` has changed it. Noted in anomaly mode.
+void bump_version(const at::Tensor& tensor, const char* name);
 
 /// changes_of(tensor, version): what is known to have changed the tensor, or
 /// what shares its memory and its versions, since it had that version: a list

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <notes/cuts.h>
 
+#include <notes/backward_calls.h>
 #include <notes/changes.h>
 #include <notes/lazy_traceback.h>
 #include <notes/node_notes.h>
@@ -33,6 +34,7 @@ using WeakStorage = c10::weak_intrusive_ptr<c10::StorageImpl>;
 
 struct Cut {
   std::uint32_t number;
+  std::uint32_t made_in; // how many backwards had begun
   std::string name;
   const char* reason;
   Positions stack;
@@ -106,13 +108,14 @@ std::uint32_t note_cut(
   if (!Py_IsInitialized()) {
     return 0;
   }
-  Cut cut{0, name, reason, {}, std::move(given.leaves), false};
+  Cut cut{
+      0, backwards_begun(), name, reason, {}, std::move(given.leaves), false};
   cut.has_all_leaves = (!given.nodes.empty() || !cut.leaves.empty()) &&
       walk_to_leaves(std::move(given.nodes), cut.leaves);
   Gil gil;
   try {
     cut.stack = capture_positions(kShortStack);
-    Cut dropped{0, {}, nullptr, {}, {}, false}; // after the lock is released
+    Cut dropped{0, 0, {}, nullptr, {}, {}, false}; // after the lock is released
     const compat::Lock lock(noting_cuts);
     cut.number = ++cuts().last;
     cuts().kept.push_back(std::move(cut));
@@ -354,6 +357,20 @@ PyObject* py_cut(PyObject*, PyObject* number) {
       cut->reason,
       to_traceback(cut->stack).get(),
       cut->has_all_leaves ? Py_True : Py_False);
+  END_HANDLE_TH_ERRORS
+}
+
+PyObject* py_recent_cuts(PyObject*, PyObject* number) {
+  HANDLE_TH_ERRORS
+  const std::uint32_t first = to_number(number);
+  std::vector<std::uint32_t> numbers;
+  const compat::Lock lock(noting_cuts);
+  for (const Cut& cut : cuts().kept) {
+    if (cut.made_in >= first) {
+      numbers.push_back(cut.number);
+    }
+  }
+  return to_tuple(numbers.data(), numbers.size()).release();
   END_HANDLE_TH_ERRORS
 }
 

@@ -46,6 +46,9 @@ PyObject* py_cuts_of(PyObject* module, PyObject* object);
 /// known); None if it is forgotten.
 PyObject* py_cut(PyObject* module, PyObject* number);
 
+/// recent_cuts(number): numbers of the cuts since so many backwards had begun.
+PyObject* py_recent_cuts(PyObject* module, PyObject* number);
+
 /// cuts_from(tensor): numbers of the cuts that a leaf's values went through,
 /// as far as they are remembered.
 PyObject* py_cuts_from(PyObject* module, PyObject* leaf);

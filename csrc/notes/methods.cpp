@@ -54,6 +54,11 @@ PyDoc_STRVAR(
     "Numbers of the cuts through which values computed from the leaf went.");
 
 PyDoc_STRVAR(
+    recent_cuts_doc,
+    "recent_cuts(number, /)\n--\n\n"
+    "Numbers of the cuts since so many backwards had begun.");
+
+PyDoc_STRVAR(
     note_only_doc,
     "note_only(on, /)\n--\n\n"
     "Decides whether anomaly mode lets nodes note where they are made, and does\n"
@@ -84,6 +89,7 @@ PyMethodDef notes_methods[] = {
     {"note_only", py_note_only, METH_O, note_only_doc},
     {"notes_of", py_notes_of, METH_O, notes_of_doc},
     {"observe_operators", py_observe_operators, METH_O, observe_doc},
+    {"recent_cuts", py_recent_cuts, METH_O, recent_cuts_doc},
     {nullptr, nullptr, 0, nullptr}};
 
 } // namespace torch_ext

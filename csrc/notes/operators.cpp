@@ -67,6 +67,8 @@ bool values_flow(const std::string& name) {
       none.count(name) == 0;
 }
 
+void remove_followers();
+
 struct Running : at::ObserverContext {
   explicit Running(Given&& given) : given(std::move(given)) {}
   Given given;
@@ -74,8 +76,11 @@ struct Running : at::ObserverContext {
 
 std::unique_ptr<at::ObserverContext> operator_begins(
     const at::RecordFunction& function) {
-  if (!AnomalyMode::is_enabled() || is_below_autograd() || is_in_backward() ||
-      !function.operator_name()) {
+  if (!AnomalyMode::is_enabled()) {
+    remove_followers();
+    return nullptr;
+  }
+  if (is_below_autograd() || is_in_backward() || !function.operator_name()) {
     return nullptr;
   }
   Given given = look_at(function.inputs());
@@ -109,8 +114,8 @@ void add_follower() {
   }
 }
 
-void remove_follower() {
-  if (--followers() == 0) {
+void remove_followers() {
+  if (std::exchange(followers(), 0) > 0) {
     at::removeCallback(following);
   }
 }
@@ -295,12 +300,15 @@ bool notes_only() {
   return only_notes;
 }
 
+bool observes_operators() {
+  return c10::impl::tls_is_dispatch_key_included(kKey);
+}
+
 void observe_operators() {
-  if (only_notes || c10::impl::tls_is_dispatch_key_included(kKey)) {
-    return;
+  if (!observes_operators()) {
+    add_kernels();
+    observe_thread(true);
   }
-  add_kernels();
-  observe_thread(true);
 }
 
 PyObject* py_note_only(PyObject*, PyObject* on) {
@@ -315,7 +323,7 @@ PyObject* py_observe_operators(PyObject*, PyObject* on) {
   HANDLE_TH_ERRORS
   const int is_true = PyObject_IsTrue(on);
   check_status(is_true);
-  const bool before = c10::impl::tls_is_dispatch_key_included(kKey);
+  const bool before = observes_operators();
   if (is_true != 0) {
     observe_operators();
   } else {
@@ -331,8 +339,10 @@ PyObject* py_follow_operators(PyObject*, PyObject* on) {
   check_status(is_true);
   if (is_true != 0) {
     add_follower();
-  } else if (followers() > 0) {
-    remove_follower();
+  } else if (followers() > 1) {
+    --followers();
+  } else {
+    remove_followers();
   }
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS

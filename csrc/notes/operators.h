@@ -8,12 +8,14 @@
 namespace torch_ext {
 
 /// Looks, from now on and on this thread, at the operators that change a tensor
-/// or may cut the graph, until one of them sees that anomaly mode is off. Does
-/// nothing if only the notes of nodes are wanted.
+/// or may cut the graph, until one of them sees that anomaly mode is off.
 void observe_operators();
 
-/// Whether that is so: no operator is looked at, and a failing backward prints
-/// nothing.
+/// Whether this thread does.
+bool observes_operators();
+
+/// Whether only notes are wanted: threads don't look at operators of themselves,
+/// and a failing backward prints nothing.
 bool notes_only();
 
 /// note_only(on): decides it. Returns what held before.

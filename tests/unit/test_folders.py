@@ -11,7 +11,7 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 # What each folder may include, besides itself; none of them in a circle.
 ARROWS = {
     "module.cpp": {"function/forward", "function/ctx", "function/torch_own", "hooks", "anomaly", "notes", "tracer"},
-    "function/forward": {"function/backward", "function/ctx", "function/torch_own", "tracer"},
+    "function/forward": {"function/backward", "function/ctx", "function/torch_own", "notes", "tracer"},
     "function/backward": {"function/ctx", "function/torch_own"},
     "function/ctx": {"hooks"},
     "function/torch_own": set(),

@@ -13,7 +13,7 @@ import torch
 from .. import _C, _compat
 
 # C++ needs these two in the middle of a failure, so they are loaded before.
-from . import failures, traceback  # noqa: F401
+from . import failures, regions, traceback  # noqa: F401
 from .report import last_report
 
 __all__ = ["detect_anomaly", "last_report", "set_detect_anomaly"]
@@ -74,20 +74,49 @@ def follows_install() -> bool:
     return bool(_switch.installed)
 
 
+def is_noting() -> bool:
+    """Whether nodes that are made now note where, if anomaly mode is on."""
+    return bool(_switch.installed or _switch.mode)
+
+
 def foreign_engine() -> object:
     """What is called in the place of torch's engine and is not torch_ext's; None if nothing is."""
     there = _compat.get_engine()
     return None if there is _engines.ours or _compat.is_torchs_engine(there) else there
 
 
-class _Settings:
-    """What a context changes, as it was before it."""
+class Settings:
+    """What a context changes, as it was before it. Not for users.
 
-    def __init__(self, mode: bool, check_nan: bool, check_loss: bool, check_inf: bool) -> None:
+    Args:
+        mode, check_nan, check_loss, check_inf: as in :class:`detect_anomaly`.
+        quiet: whether a failing backward prints nothing.
+        operators: whether operators that change tensors, or in which values leave the graph, are noted.
+        follow: whether what is computed from such values is followed, on this thread.
+    """
+
+    def __init__(
+        self,
+        mode: bool,
+        check_nan: bool,
+        check_loss: bool,
+        check_inf: bool,
+        *,
+        quiet: bool = False,
+        operators: bool = True,
+        follow: bool = False,
+    ) -> None:
         self.mode = torch.is_anomaly_enabled()
         self.check_nan = torch.is_anomaly_check_nan_enabled()
         self.switch = _switch.mode
         self.checks = _C.set_anomaly_checks(check_loss, check_inf)
+        self.only_notes = _C.note_only(quiet)
+        self.looks = bool(mode) and operators
+        self.looked = _C.observe_operators(self.looks)
+        regions.watch(self.looks)
+        self.follows = follow
+        if follow:
+            _C.follow_operators(True)
         try:
             torch.set_anomaly_enabled(mode, check_nan)
             _switch.set(mode=bool(mode))
@@ -104,6 +133,11 @@ class _Settings:
             _switch.set(mode=self.switch)
         finally:
             _C.set_anomaly_checks(*self.checks)
+            _C.note_only(self.only_notes)
+            _C.observe_operators(self.looked)
+            regions.watch_no_longer(self.looks)
+            if self.follows:
+                _C.follow_operators(False)
 
 
 class set_detect_anomaly:
@@ -121,7 +155,7 @@ class set_detect_anomaly:
     def __init__(
         self, mode: bool, check_nan: bool = True, *, check_loss: bool = False, check_inf: bool = False
     ) -> None:
-        self._before = _Settings(mode, check_nan, check_loss, check_inf)
+        self._before = Settings(mode, check_nan, check_loss, check_inf)
         self.prev = self._before.mode
         self.prev_check_nan = self._before.check_nan
 
@@ -153,7 +187,7 @@ class detect_anomaly:
         self.check_nan = check_nan
         self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
         self._checks = check_loss, check_inf
-        self._before: _Settings | None = None
+        self._before: Settings | None = None
         warnings.warn(
             "Anomaly Detection has been enabled. "
             "This mode will increase the runtime "
@@ -162,7 +196,7 @@ class detect_anomaly:
         )
 
     def __enter__(self) -> None:
-        self._before = _Settings(True, self.check_nan, *self._checks)
+        self._before = Settings(True, self.check_nan, *self._checks)
 
     def __exit__(self, *args: object) -> None:
         # As torch's: what held when this object was created.

@@ -74,6 +74,8 @@ def finish(
         node, failure = _take_failure(graph)
         if failure is not None:
             report.complete(failure, exc, node, graph, roots, gradients)
+        else:
+            report.explain_refusal(exc, roots)
     except Exception:  # noqa: BLE001 (the failure of a report must not hide the failure that it is about)
         _log.exception("torch_ext could not report on %r", exc)
 

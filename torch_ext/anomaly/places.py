@@ -12,6 +12,9 @@ from .facts import Frame
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = str(Path(__file__).resolve().parents[1]) + os.sep
 
+# Longer source lines are cut off in a text.
+_WIDTH = 60
+
 
 def line_of(frames: Sequence[Frame]) -> Frame | None:
     """The innermost frame that is neither torch's nor torch_ext's; None if there is none."""
@@ -38,4 +41,7 @@ def at(frames: Sequence[Frame]) -> str:
 def quoted(frames: Sequence[Frame]) -> str:
     """The same with the line: " at train.py:12: y.add_(1)"."""
     frame = line_of(frames)
-    return at(frames) + (f": {frame.source}" if frame is not None and frame.source else "")
+    if frame is None or not frame.source:
+        return at(frames)
+    source = frame.source if len(frame.source) <= _WIDTH else frame.source[: _WIDTH - 3] + "..."
+    return f"{at(frames)}: {source}"

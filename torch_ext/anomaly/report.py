@@ -14,7 +14,7 @@ from typing import NoReturn
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from . import birth, changes, freed, picture
+from . import birth, changes, cuts, freed, picture
 from .facts import Birth, Cut, Edge, Failure, Frame, Freed, Modified, Neighbour, Origin
 from .graph import frames_of, metadata_of, name_of, parents_of, path_to, surroundings
 
@@ -28,9 +28,9 @@ class Report:
     """A backward that failed in anomaly mode: names, numbers and source lines, which keep no graph alive.
 
     Args:
-        node_name: the node that failed; if its backward ran a backward of its own, the node in that.
+        node_name: the node that failed, "" if none has; if its backward ran a backward of its own, the node in that.
         found: "nan"; "infinite", with ``check_inf``; "loss", if backward was called on or with what was so already,
-            with ``check_loss``; or "exception" for everything else that is raised.
+            with ``check_loss``; "no_grad", if it was called on what doesn't require grad; or "exception" for everything else that is raised.
         output_index: which of the node's gradients is NaN, infinite or invalid, counted from 0; None if something else
             failed, as when the node was given or left such values.
         error: type and text of the exception.
@@ -136,6 +136,25 @@ def complete(
             report = _locate(report, node, graph, found)
     _last = report
     _remember(exc, report)
+
+
+def explain_refusal(exc: BaseException, roots: tuple[torch.Tensor | GradientEdge, ...]) -> None:
+    """Reports on ``exc`` if torch raised it because one of the roots doesn't require grad."""
+    global _last
+    found = cuts.behind(str(exc), roots)
+    if found is None:
+        return
+    behind, root = found
+    _attach(exc, [cuts.note(root, behind)])
+    _last = Report(
+        node_name="",
+        found="no_grad",
+        output_index=None,
+        error=f"{type(exc).__name__}: {exc}",
+        frames=(),
+        cuts=behind,
+    )
+    _remember(exc, _last)
 
 
 def refuse(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <function/forward/marks.h>
 
+#include <notes/changes.h>
 #include <python/error.h>
 #include <python/tensor.h>
 
@@ -68,7 +69,7 @@ Marked take_dirty(Ctx& ctx) {
         compat::message_end(i, " is of type ", Py_TYPE(item)->tp_name));
     const at::Tensor& tensor = THPVariable_Unpack(item);
     marked.insert(tensor.unsafeGetTensorImpl());
-    impl::bump_version(tensor);
+    bump_version(tensor, "mark_dirty");
   }
   return marked;
 }
