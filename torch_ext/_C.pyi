@@ -158,6 +158,9 @@ def observe_operators(on: bool, /) -> bool:
     Returns what held before.
     """
 
+def observes_operators() -> bool:
+    """Whether this thread looks at operators."""
+
 def follow_operators(on: bool, /) -> None:
     """Follows values that have left the graph through all operators on this thread; with False, for one wish less."""
 

@@ -5,8 +5,10 @@ The C++ part has its own, in ``csrc/compat.h``.
 """
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from types import ClassMethodDescriptorType, CodeType
 from typing import Any, NoReturn
 
@@ -165,6 +167,41 @@ def pass_over_frame(code: CodeType) -> None:
     """Makes torch.compile pass over frames that run ``code``, but not over those that they call."""
     action = eval_frame._FrameAction
     eval_frame.set_code_exec_strategy(code, eval_frame._FrameExecStrategy(action.SKIP, action.DEFAULT))
+
+
+@functools.cache
+def _keyset_without_ours() -> Callable[..., Any]:
+    original = torch._ops._compute_keyset
+
+    @functools.wraps(original)
+    def compute_keyset(*args: Any) -> Any:
+        if not _C.observes_operators():
+            return original(*args)
+        _C.observe_operators(False)
+        try:
+            return original(*args)
+        finally:
+            _C.observe_operators(True)
+
+    return compute_keyset
+
+
+def hide_key(hidden: bool) -> None:
+    """Decides whether the dispatch key by which operators are observed is hidden from those that are in Python.
+
+    They know no keys of others, and refuse to run. If somebody has replaced the function meanwhile, it stays.
+    """
+    ours = _keyset_without_ours()
+    original = ours.__wrapped__  # type: ignore[attr-defined]
+    before, after = (original, ours) if hidden else (ours, original)
+    if torch._ops._compute_keyset is before:
+        torch._ops._compute_keyset = after  # type: ignore[assignment]
+
+
+def has_compiled() -> bool:
+    """Whether torch.compile was used in this process. Its guards look at dispatch keys."""
+    module = sys.modules.get("torch._dynamo.eval_frame")
+    return bool(getattr(module, "cached_backends", None))
 
 
 # --- Looking at tensors and nodes -----------------------------------------------------------------

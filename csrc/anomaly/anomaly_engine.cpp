@@ -64,8 +64,8 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
   std::unique_ptr<torch::autograd::AnomalyMetadata> make_anomaly_metadata()
       override {
     // Also if torch's own mode was turned on, or on another thread.
-    if (torch::autograd::AnomalyMode::is_enabled() && !notes_only()) {
-      observe_operators();
+    if (torch::autograd::AnomalyMode::is_enabled()) {
+      observe_operators_on_this_thread();
     }
     return std::make_unique<NodeNotes>();
   }

@@ -71,6 +71,11 @@ PyDoc_STRVAR(
     "thread, or no longer. Returns what held before.");
 
 PyDoc_STRVAR(
+    observes_doc,
+    "observes_operators()\n--\n\n"
+    "Whether this thread looks at operators.");
+
+PyDoc_STRVAR(
     follow_doc,
     "follow_operators(on, /)\n--\n\n"
     "Follows values that have left the graph through all operators on this\n"
@@ -89,6 +94,7 @@ PyMethodDef notes_methods[] = {
     {"note_only", py_note_only, METH_O, note_only_doc},
     {"notes_of", py_notes_of, METH_O, notes_of_doc},
     {"observe_operators", py_observe_operators, METH_O, observe_doc},
+    {"observes_operators", py_observes_operators, METH_NOARGS, observes_doc},
     {"recent_cuts", py_recent_cuts, METH_O, recent_cuts_doc},
     {nullptr, nullptr, 0, nullptr}};
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <notes/operators.h>
 
+#include <notes/backward_calls.h>
 #include <notes/changes.h>
 #include <notes/cuts.h>
 #include <python/error.h>
+#include <python/gil.h>
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/record_function.h>
@@ -14,6 +16,7 @@
 #include <torch/csrc/autograd/graph_task.h>
 
 #include <atomic>
+#include <cstdint>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -102,21 +105,29 @@ void operator_ends(
   }
 }
 
-thread_local at::CallbackHandle following = at::INVALID_CALLBACK_HANDLE;
+/// Takes our callbacks out of this thread's. The engine may have put others in
+/// the place of those that were added.
+void remove_followers() {
+  followers() = 0;
+  std::vector<at::CallbackHandle> ours;
+  for (const auto& entry :
+       at::get_record_function_tls_().sorted_tls_callbacks_) {
+    if (entry.callback_.start() == operator_begins) {
+      ours.push_back(entry.handle_);
+    }
+  }
+  for (const at::CallbackHandle handle : ours) {
+    at::removeCallback(handle);
+  }
+}
 
 void add_follower() {
   if (followers()++ == 0) {
-    following = at::addThreadLocalCallback(
+    at::addThreadLocalCallback(
         at::RecordFunctionCallback(operator_begins, operator_ends)
             .needsInputs(true)
             .needsOutputs(true)
             .scopes({at::RecordScope::FUNCTION}));
-  }
-}
-
-void remove_followers() {
-  if (std::exchange(followers(), 0) > 0) {
-    at::removeCallback(following);
   }
 }
 
@@ -294,6 +305,17 @@ void add_kernels() {
 
 std::atomic<bool> only_notes = false;
 
+/// Whether torch.compile was used in this process: its guards look at keys.
+bool has_compiled() {
+  Gil gil;
+  Ref module = Ref::steal(PyImport_ImportModule("torch_ext._compat"));
+  Ref answer = module
+      ? Ref::steal(PyObject_CallMethod(module.get(), "has_compiled", nullptr))
+      : Ref();
+  PyErr_Clear();
+  return !answer || answer.get() == Py_True;
+}
+
 } // namespace
 
 bool notes_only() {
@@ -309,6 +331,23 @@ void observe_operators() {
     add_kernels();
     observe_thread(true);
   }
+}
+
+void observe_operators_on_this_thread() {
+  // Asked for each node, so it doesn't look for the compiler each time.
+  thread_local std::uint32_t refused_in = UINT32_MAX;
+  if (only_notes || observes_operators() || refused_in == backwards_begun()) {
+    return;
+  }
+  if (has_compiled()) {
+    refused_in = backwards_begun();
+  } else {
+    observe_operators();
+  }
+}
+
+PyObject* py_observes_operators(PyObject*, PyObject*) {
+  return PyBool_FromLong(observes_operators());
 }
 
 PyObject* py_note_only(PyObject*, PyObject* on) {

@@ -11,8 +11,15 @@ namespace torch_ext {
 /// or may cut the graph, until one of them sees that anomaly mode is off.
 void observe_operators();
 
+/// The same unless only notes are wanted, or torch.compile was used: it would
+/// compile anew, since its guards look at what is observed.
+void observe_operators_on_this_thread();
+
 /// Whether this thread does.
 bool observes_operators();
+
+/// observes_operators(): the same. For Python.
+PyObject* py_observes_operators(PyObject* module, PyObject* unused);
 
 /// Whether only notes are wanted: threads don't look at operators of themselves,
 /// and a failing backward prints nothing.

@@ -50,6 +50,7 @@ class _Switch:
             before = _C.use_our_anomaly_metadata(on)
             try:
                 _engines.exchange(on)
+                _compat.hide_key(on)
             except BaseException:
                 _C.use_our_anomaly_metadata(before)
                 raise
@@ -111,7 +112,8 @@ class Settings:
         self.switch = _switch.mode
         self.checks = _C.set_anomaly_checks(check_loss, check_inf)
         self.only_notes = _C.note_only(quiet)
-        self.looks = bool(mode) and operators
+        # Guards of compiled code look at what is observed, and it would be compiled anew.
+        self.looks = bool(mode) and operators and (quiet or not _compat.has_compiled())
         self.looked = _C.observe_operators(self.looks)
         regions.watch(self.looks)
         self.follows = follow

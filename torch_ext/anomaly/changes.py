@@ -19,6 +19,7 @@ _MODIFIED = re.compile(
 )
 _ASSIGNMENTS = ("aten::copy_", "aten::fill_", "aten::index_put_", "aten::_index_put_impl_", "aten::masked_fill_")
 _MOST_LISTED = 12
+_MOST_STEPS = 100
 
 
 # --- What is known ----------------------------------------------------------------------------------
@@ -34,12 +35,12 @@ def describe(node: Node, message: str) -> Modified | None:
     if saved is None:
         return None
     name, tensor = saved
-    maker = _maker(node, name, match["maker"], None if match["output"] is None else int(match["output"]))
+    output = None if match["output"] is None else int(match["output"])
     return Modified(
-        origin=Origin(name_of(node), frames_of(metadata_of(node))),
+        origin=_origin(node),
         saved=name,
         shape=tuple(tensor.shape),
-        maker=maker,
+        maker=_maker(node, name, tensor, match["maker"], output),
         expected=expected,
         version=version,
         changes=_changes(tensor, expected, version),
@@ -64,19 +65,39 @@ def _is_refused(node: Node, name: str, raw: Any, message: str) -> bool:
     return error != "" and (match is None or match["expected"] == _MODIFIED.match(message)["expected"])
 
 
-def _maker(node: Node, saved: str, name: str | None, output: int | None) -> Origin | None:
-    """The node that made what ``node`` has saved; None if it isn't known, as for a leaf."""
+def _maker(node: Node, saved: str, tensor: torch.Tensor, name: str | None, output: int | None) -> Origin | None:
+    """The node that made what ``node`` has saved; None if it isn't known, as for a leaf.
+
+    Args:
+        saved, tensor: what the node calls it, and the tensor.
+        name, output: what torch calls the node that has made it by now, and the number of its output.
+    """
     if saved.startswith("result"):
-        return Origin(name_of(node), frames_of(metadata_of(node)))
+        return _origin(node)
     inputs = {each: number for each, number in node.next_functions if each is not None}
     makers = [each for each in inputs if _compat.variable_of(each) is None]
     named = [each for each in makers if name in _names(each) and inputs[each] == output]
     found = named if name is not None and named else makers
+    if len(found) > 1:
+        found = [each for each in (_first_of(makers, tensor),) if each is not None]
     if len(found) == 1:
-        return Origin(name_of(found[0]), frames_of(metadata_of(found[0])))
-    if not found and name in _names(node):
-        return Origin(name_of(node), frames_of(metadata_of(node)))
+        return _origin(found[0])
+    return _origin(node) if not makers and name in _names(node) else None
+
+
+def _first_of(makers: list[Node], tensor: torch.Tensor) -> Node | None:
+    """The first of ``makers`` that the changes of ``tensor``, if they are in the graph, lead back to."""
+    # The grad_fn of a view that was changed would be made anew.
+    step = None if tensor._is_view() else tensor.grad_fn
+    for _ in range(_MOST_STEPS):
+        if step is None or step in makers:
+            return step
+        step = step.next_functions[0][0] if step.next_functions else None
     return None
+
+
+def _origin(node: Node) -> Origin:
+    return Origin(name_of(node), frames_of(metadata_of(node)))
 
 
 def _names(node: Node) -> tuple[str, str]:

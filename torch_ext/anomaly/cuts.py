@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge
 from .. import _C, _compat
 from .facts import Cut
 from .graph import frames_of_stack
-from .places import line_of, quoted
+from .places import is_ours, line_of, quoted
 
 _MESSAGE = re.compile(r"^element (?P<index>\d+) of tensors does not require grad and does not have a grad_fn")
 _MOST_LISTED = 5
@@ -31,6 +31,8 @@ def read(numbers: Iterable[int], followed: bool) -> tuple[Cut, ...]:
         if cut is not None:
             operator, reason, stack, _ = cut
             frames = frames_of_stack(stack)
+            if is_ours(frames):
+                continue
             # An operator that consists of others has the same line, and ends last.
             found.setdefault((line_of(frames), reason), Cut(operator, reason, frames, followed))
     return tuple(found.values())

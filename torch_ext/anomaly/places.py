@@ -21,6 +21,11 @@ def line_of(frames: Sequence[Frame]) -> Frame | None:
     return next((frame for frame in reversed(frames) if not frame.file.startswith((_TORCH, _OURS))), None)
 
 
+def is_ours(frames: Sequence[Frame]) -> bool:
+    """Whether torch_ext itself was looking at something there."""
+    return bool(frames) and frames[-1].file.startswith(_OURS)
+
+
 def is_inside_torch(frames: Sequence[Frame], part: str) -> bool:
     """Whether a frame further in than the user's line is in ``part`` of torch, "optim" for example."""
     prefix = os.path.join(_TORCH, part)
