@@ -152,7 +152,6 @@ bool may_cut(const std::string& name) {
       "aten::detach_copy",
       "aten::eq",
       "aten::equal",
-      "aten::floor_divide",
       "aten::ge",
       "aten::gt",
       "aten::histc",

@@ -6,18 +6,15 @@ it since it was saved, in order; ``freed``: the backward that freed the node; ``
 between which the new graph leads into the earlier one; ``cut``: where the values of the loss left the graph.
 """
 
-import inspect
-import re
 import threading
 
 import pytest
 import torch
+from harness.marked_lines import line, marked
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 import torch_ext
 from torch_ext import anomaly
-from torch_ext.anomaly.places import line_of
 
 
 @pytest.fixture(autouse=True)
@@ -497,27 +494,10 @@ IN_NO_GRAPH = [
 ]
 
 
-def marked(program):
-    """The numbers of the lines with each word in ``program``, as often as they have it."""
-    lines, first = inspect.getsourcelines(program)
-    found = {}
-    for number, text in enumerate(lines, first):
-        comment = re.search(r"  # ([a-z]+(?:, [a-z]+)*)$", text.rstrip())
-        for word in comment[1].split(", ") if comment else ():
-            found.setdefault(word, []).append(number)
-    return found
-
-
 def fail(program, message):
     with torch_ext.set_detect_anomaly(True, check_nan=False), pytest.raises(RuntimeError, match=message) as raised:
         program()
     return raised.value, anomaly.last_report()
-
-
-def line(frames):
-    frame = line_of(frames)
-    assert frame is None or frame.file == __file__
-    return None if frame is None else frame.line
 
 
 def check(program, named):
