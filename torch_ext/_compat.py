@@ -169,9 +169,14 @@ def pass_over_frame(code: CodeType) -> None:
     eval_frame.set_code_exec_strategy(code, eval_frame._FrameExecStrategy(action.SKIP, action.DEFAULT))
 
 
-@functools.cache
-def _keyset_without_ours() -> Callable[..., Any]:
+def hide_key() -> None:
+    """Hides the dispatch key by which operators are observed from those that are in Python: they refuse foreign keys.
+
+    For good, since a thread keeps the key until it sees that the mode is off.
+    """
     original = torch._ops._compute_keyset
+    if hasattr(original, "hides_key"):
+        return
 
     @functools.wraps(original)
     def compute_keyset(*args: Any) -> Any:
@@ -183,19 +188,8 @@ def _keyset_without_ours() -> Callable[..., Any]:
         finally:
             _C.observe_operators(True)
 
-    return compute_keyset
-
-
-def hide_key(hidden: bool) -> None:
-    """Decides whether the dispatch key by which operators are observed is hidden from those that are in Python.
-
-    They know no keys of others, and refuse to run. If somebody has replaced the function meanwhile, it stays.
-    """
-    ours = _keyset_without_ours()
-    original = ours.__wrapped__  # type: ignore[attr-defined]
-    before, after = (original, ours) if hidden else (ours, original)
-    if torch._ops._compute_keyset is before:
-        torch._ops._compute_keyset = after  # type: ignore[assignment]
+    compute_keyset.hides_key = True  # type: ignore[attr-defined]
+    torch._ops._compute_keyset = compute_keyset
 
 
 def has_compiled() -> bool:

@@ -50,7 +50,7 @@ class _Switch:
             before = _C.use_our_anomaly_metadata(on)
             try:
                 _engines.exchange(on)
-                _compat.hide_key(on)
+                _compat.hide_key()
             except BaseException:
                 _C.use_our_anomaly_metadata(before)
                 raise
