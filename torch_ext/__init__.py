@@ -18,7 +18,7 @@ from torch.autograd.function import (  # noqa: E402
     once_differentiable,
 )
 
-from . import _C, _frame, anomaly, hooks, tracer  # noqa: E402, F401
+from . import _C, _frame, anomaly, graph, hooks, tracer  # noqa: E402, F401
 from ._install import (  # noqa: E402
     accelerate,
     install,
@@ -38,6 +38,7 @@ __all__ = [
     "accelerate",
     "anomaly",
     "detect_anomaly",
+    "graph",
     "hooks",
     "install",
     "installed",

@@ -28,12 +28,15 @@ namespace {
 
 Immortal fx_traceback; // the module torch.fx.traceback
 Immortal preserves_node_meta; // the name of a flag in it
+Immortal trace_key; // ANOMALY_TRACE_KEY
 
 } // namespace
 
 void init_anomaly_metadata() {
   preserves_node_meta.set(
       checked(PyUnicode_InternFromString("should_preserve_node_meta")));
+  trace_key.set(checked(PyUnicode_InternFromString(
+      torch::autograd::PyAnomalyMetadata::ANOMALY_TRACE_KEY)));
   fx_traceback.set(checked(PyImport_ImportModule("torch.fx.traceback")));
 }
 
@@ -188,7 +191,7 @@ void PyAnomalyMetadata::store_stack() {
     if (!stack) {
       stack = torch_ext::capture_traceback();
     }
-    check_status(PyDict_SetItemString(dict(), ANOMALY_TRACE_KEY, stack.get()));
+    check_status(PyDict_SetItem(dict(), torch_ext::trace_key, stack.get()));
   });
 }
 

@@ -3,7 +3,7 @@
 
 import torch
 
-ANOMALY = {"anomaly": 1.2, "anomaly_nan": 1.6, "anomaly_deep": 1.2, "anomaly_nan_deep": 1.6}
+ANOMALY = {"noting": 1.1, "anomaly": 1.2, "anomaly_nan": 1.6, "anomaly_deep": 1.2, "anomaly_nan_deep": 1.6}
 
 GOALS = {
     "2.13": {

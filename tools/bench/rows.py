@@ -318,6 +318,12 @@ ROWS = (
         "training step in anomaly mode, the reference being the plain step",
         torch_ext.anomaly.set_detect_anomaly,
     ),
+    Row(
+        "noting",
+        "training step while nodes note where they are made, the reference being the plain step",
+        training_step,
+        lambda: training_step(torch_ext.graph.noting),
+    ),
     *under_anomaly_mode(
         "torch",
         "the same in torch's own anomaly mode",
