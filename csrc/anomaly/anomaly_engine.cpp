@@ -67,7 +67,7 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
     if (torch::autograd::AnomalyMode::is_enabled()) {
       observe_operators_on_this_thread();
     }
-    return std::make_unique<NodeNotes>();
+    return make_notes();
   }
 
   std::unique_ptr<torch::autograd::SavedVariableHooks>

@@ -9,17 +9,15 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace torch_ext {
 
 /// A node's metadata as our engine makes it.
-class NodeNotes : public torch::autograd::PyAnomalyMetadata {
- public:
-  NodeNotes();
-
+struct NodeNotes : torch::autograd::PyAnomalyMetadata {
   /// How many backwards had begun when the node was made.
-  const std::uint32_t made_in;
+  std::uint32_t made_in = 0;
   /// The number of the backward that freed what the node had saved, counted
   /// from 1; 0 if none has.
   std::atomic<std::uint32_t> freed_by = 0;
@@ -27,6 +25,9 @@ class NodeNotes : public torch::autograd::PyAnomalyMetadata {
   /// cuts. Written by the thread that makes the node, before it is handed out.
   std::vector<std::uint32_t> cuts;
 };
+
+/// Notes for a node that is being made. Called with or without the GIL.
+std::unique_ptr<NodeNotes> make_notes();
 
 /// The node behind a grad_fn; null if there is none, or if `object` is none.
 compat::NodePtr node_of_object(PyObject* object);

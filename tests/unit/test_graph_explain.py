@@ -236,7 +236,7 @@ def test_a_tensor_that_is_no_leaf():
         loss = (scaled * kept).sum()
         found = explain(loss, {"scaled": scaled, "other": other, "kept": kept})
     assert [each.why for each in found.parameters] == ["not a leaf", "no path", "reached"]
-    assert "but made by MulBackward0 at test_graph_explain.py:" in str(found["scaled"])
+    assert "without retain_grad(): it was made\n    by MulBackward0 at test_graph_explain.py:" in str(found["scaled"])
     assert "retain_grad()" in str(found["scaled"])
 
 

@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 from .. import _C, _compat
 from .facts import Change, Modified, Origin
 from .graph import frames_of, frames_of_stack, metadata_of, name_of
-from .places import at, is_inside_torch, line_of, quoted
+from .places import at, is_inside_torch, line_of, with_line, wrapped
 
 _MODIFIED = re.compile(
     r"^one of the variables needed for gradient computation has been modified by an inplace operation: "
@@ -128,24 +128,24 @@ def note(modified: Modified) -> str:
     node, changes = modified.origin, modified.changes
     shape = " x ".join(map(str, modified.shape)) or "no dimensions"
     lines = [
-        f"{node.name}, made{quoted(node.frames)}",
+        with_line(f"{node.name}, made", node.frames),
         f"needs what it saved as {modified.saved} ({shape}), and that was changed in place since.",
     ]
     if modified.maker is not None and modified.maker != node:
-        lines.append(f"That tensor was made by {modified.maker.name}{quoted(modified.maker.frames)}")
+        lines.append(with_line(f"That tensor was made by {modified.maker.name}", modified.maker.frames))
     lines.append(f"Changes since it was saved, from version {modified.expected} to {modified.version}:")
     lines += [f"  {_change(each)}" for each in changes[:_MOST_LISTED]]
     if len(changes) > _MOST_LISTED:
         lines.append(f"  and {len(changes) - _MOST_LISTED} more")
-    return "\n".join([*lines, _way_out(modified)])
+    return "\n".join([*lines, wrapped(_way_out(modified))])
 
 
 def _change(change: Change) -> str:
     if change.operator:
-        return f"to version {change.after} by {change.operator}{quoted(change.frames)}"
+        return with_line(f"to version {change.after} by {change.operator}", change.frames)
     return (
-        f"to version {change.after} by what no operator did: mark_dirty() of a Function, increment_version(), "
-        "compiled code, or too long ago"
+        f"to version {change.after} by something that was not seen: increment_version(), compiled code, "
+        "a Function"
     )
 
 

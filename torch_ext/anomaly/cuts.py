@@ -10,16 +10,16 @@ from torch.autograd.graph import GradientEdge
 from .. import _C, _compat
 from .facts import Cut
 from .graph import frames_of_stack
-from .places import is_ours, line_of, quoted
+from .places import is_ours, line_of, with_line
 
 _MESSAGE = re.compile(r"^element (?P<index>\d+) of tensors does not require grad and does not have a grad_fn")
 _MOST_LISTED = 5
 _WORDS = {
-    "detach": "by {call}{at}",
-    "no_grad": "under no_grad, in {call}{at}",
-    "inference_mode": "in inference mode, in {call}{at}",
-    "not differentiable": "by {call}, which has no derivative,{at}",
-    "number": "as a number, by {call}{at}",
+    "detach": "by {call}",
+    "no_grad": "under no_grad, in {call}",
+    "inference_mode": "in inference mode, in {call}",
+    "not differentiable": "by {call}, which has no derivative,",
+    "number": "as a number, by {call}",
 }
 
 
@@ -70,13 +70,13 @@ def note(root: torch.Tensor, cuts: tuple[Cut, ...]) -> str:
         lines.append(
             "Its values left the graph" if cuts[0].followed else "Since the last backward values left a graph"
         )
-        lines += [f"  {text(cut)}" for cut in cuts[:_MOST_LISTED]]
+        lines += [text(cut, "  ") for cut in cuts[:_MOST_LISTED]]
         if len(cuts) > _MOST_LISTED:
             lines.append(f"  and in {len(cuts) - _MOST_LISTED} more places")
     return "\n".join(lines)
 
 
-def text(cut: Cut) -> str:
-    """How and where values left: "by detach() at train.py:12: h = h.detach()"."""
+def text(cut: Cut, head: str = "") -> str:
+    """How and where values left, after ``head``: "by detach() at train.py:12: h = h.detach()"."""
     call = cut.operator.partition("::")[2].lstrip("_").replace("local_scalar_dense", "item").replace("to_copy", "to")
-    return _WORDS[cut.reason].format(call=f"{call}()", at=quoted(cut.frames))
+    return with_line(head + _WORDS[cut.reason].format(call=f"{call}()"), cut.frames)

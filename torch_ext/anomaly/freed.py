@@ -6,7 +6,7 @@ from torch.autograd.graph import Node
 from .. import _C
 from .facts import Freed, Origin
 from .graph import frames_of, frames_of_stack, metadata_of, name_of, path_to
-from .places import at, line_of, quoted
+from .places import at, line_of, with_line, wrapped
 
 _MESSAGE = "Trying to backward through the graph a second time"
 
@@ -50,15 +50,15 @@ def _crossing(path: list[Node], number: int) -> int | None:
 def note(freed: Freed) -> str:
     """What is known as a text."""
     name = freed.origin.name
-    lines = [f"{name}, made{quoted(freed.origin.frames)}"]
+    lines = [with_line(f"{name}, made", freed.origin.frames)]
     if line_of(freed.backward) is None:
         lines.append("was freed by an earlier backward, whose place is not known.")
     else:
-        lines.append(f"was freed by the backward that was called{quoted(freed.backward)}")
+        lines.append(with_line("was freed by the backward that was called", freed.backward))
     if freed.later is not None and freed.crossing is not None:
         lines += [
-            f"{freed.later.name}, made after that{quoted(freed.later.frames)}",
-            f"was given what {freed.crossing.name} had returned before it{quoted(freed.crossing.frames)}",
+            with_line(f"{freed.later.name}, made after that", freed.later.frames),
+            with_line(f"was given what {freed.crossing.name} had returned before it", freed.crossing.frames),
             "so that this backward goes on into the earlier graph.",
         ]
         way_out = f"detach() that value before it is used{at(freed.later.frames)}"
@@ -67,6 +67,6 @@ def note(freed: Freed) -> str:
     names = [each.name for each in freed.path]
     if len(names) > 8:
         names = [*names[:4], f"... {len(names) - 7} more", *names[-3:]]
-    lines.append(f"The way to it: {' -> '.join(names)}")
+    lines.append(wrapped(f"The way to it: {' -> '.join(names)}"))
     keep = f" the backward{at(freed.backward)}" if freed.backward else " the earlier backward"
-    return "\n".join([*lines, f"What helps: {way_out}, or give{keep} retain_graph=True."])
+    return "\n".join([*lines, wrapped(f"What helps: {way_out}, or give{keep} retain_graph=True.")])

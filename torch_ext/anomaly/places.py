@@ -2,6 +2,7 @@
 """Lines of the user's code, in stacks and in texts."""
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from .facts import Frame
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = str(Path(__file__).resolve().parents[1]) + os.sep
 
-# Longer source lines are cut off in a text.
-_WIDTH = 60
+# Of a text; longer source lines are cut off.
+_WIDTH = 100
 
 
 def line_of(frames: Sequence[Frame]) -> Frame | None:
@@ -43,10 +44,20 @@ def at(frames: Sequence[Frame]) -> str:
     return " at a place that is not known" if frame is None else f" at {os.path.basename(frame.file)}:{frame.line}"
 
 
-def quoted(frames: Sequence[Frame]) -> str:
-    """The same with the line: " at train.py:12: y.add_(1)"."""
+def with_line(text: str, frames: Sequence[Frame]) -> str:
+    """``text`` and where that is, with as much of the source line as there is room for.
+
+    "made by AddBackward0" becomes "made by AddBackward0 at train.py:12: y = x + 1".
+    """
     frame = line_of(frames)
+    head = text + at(frames)
     if frame is None or not frame.source:
-        return at(frames)
-    source = frame.source if len(frame.source) <= _WIDTH else frame.source[: _WIDTH - 3] + "..."
-    return f"{at(frames)}: {source}"
+        return head
+    room = max(_WIDTH - len(head) - 2, 20)
+    source = frame.source if len(frame.source) <= room else frame.source[: room - 3] + "..."
+    return f"{head}: {source}"
+
+
+def wrapped(text: str) -> str:
+    """``text`` in lines that are not too long."""
+    return "\n".join(textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False))

@@ -14,9 +14,10 @@ from .. import _C, _compat
 from ..anomaly import cuts
 from ..anomaly.facts import Cut, Origin
 from ..anomaly.graph import frames_of, metadata_of, name_of, node_of, path_to, reachable
-from ..anomaly.places import quoted
+from ..anomaly.places import with_line
 
 _MOST_CUTS = 3
+_INDENT = "    "
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Reach:
 
     def __str__(self) -> str:
         head = f"{self.name} ({' x '.join(map(str, self.shape)) or 'no dimensions'}): "
-        return head + "\n    ".join(self._lines())
+        return head + f"\n{_INDENT}".join(self._lines())
 
     def _lines(self) -> list[str]:
         if self.reached:
@@ -54,17 +55,17 @@ class Reach:
             return ["gets no gradient: requires_grad is False"]
         if self.why == "not a leaf":
             made = self.path[-1] if self.path else None
-            by = "" if made is None else f", but made by {made.name}{quoted(made.frames)}"
-            return [f"no leaf{by}: its gradient is not kept without retain_grad()"]
+            by = [] if made is None else [_step(made)]
+            return ["no leaf, so that its gradient is not kept without retain_grad(): it was made", *by]
         if self.why == "as data":
-            users = (f"by {each.name}{quoted(each.frames)}" for each in self.used)
-            return ["not reached: it was used as a constant", *users]
+            return ["not reached: it was used as a constant", *map(_step, self.used)]
         if self.why == "cut":
-            sure = self.cuts[0].followed
             lines = ["not reached: its values left the graph"]
-            lines += [cuts.text(cut) for cut in self.cuts[:_MOST_CUTS]]
-            if not sure:
-                lines.append("(what was computed from them later was not followed: noting(follow=True) does)")
+            lines += [cuts.text(cut, _INDENT)[len(_INDENT) :] for cut in self.cuts[:_MOST_CUTS]]
+            if self.cuts[0].reason == "number":
+                lines.append("(what Python computes from a number can't be followed)")
+            elif not self.cuts[0].followed:
+                lines.append("(what was computed from them then was not followed: noting(follow=True) does that)")
             return lines
         return ["not reached: no operator on the way to the loss was given it"]
 
@@ -107,7 +108,7 @@ class Explanation:
         lines = []
         if not self.in_graph:
             lines.append("The loss is in no graph: it requires no grad.")
-            lines += [f"    its values left the graph {cuts.text(cut)}" for cut in self.cuts[:_MOST_CUTS]]
+            lines += [cuts.text(cut, "    its values left the graph ") for cut in self.cuts[:_MOST_CUTS]]
         count = len(self.parameters) - len(self.unreached)
         lines.append(f"The loss reaches {count} of {len(self.parameters)} parameters.")
         lines += map(str, self.unreached)
@@ -247,11 +248,16 @@ def _origin(node: Node) -> Origin:
     return Origin(name_of(node), frames_of(metadata_of(node)))
 
 
+def _step(node: Origin) -> str:
+    head = f"{_INDENT}by {node.name}"
+    return (with_line(head, node.frames) if node.frames else head)[len(_INDENT) :]
+
+
 def _route(path: Sequence[Origin]) -> list[str]:
     """The lines that a path goes through, without repeating one."""
     steps: list[str] = []
     for each in path[:-1]:  # the last one accumulates
-        step = f"by {each.name}{quoted(each.frames)}" if each.frames else f"by {each.name}"
+        step = _step(each)
         if step not in steps:
             steps.append(step)
     return steps if len(steps) <= 3 else [steps[0], f"by {len(steps) - 2} more nodes", steps[-1]]
