@@ -54,6 +54,16 @@ def test_nodes_and_edges():
     assert edges[1].startswith("0 -> 1 [label=NaN ")
 
 
+def test_the_failing_node_says_what_changed_or_freed():
+    lines = to_dot("error", "exception", None, REPORT.neighbours, REPORT.edges, ["self was changed", "twice"]).splitlines()
+    assert "return log(x, \\\"\\\\n\\\")\\nself was changed\\ntwice" in lines[4]
+    assert not any("changed" in line for line in lines[5:])
+
+
+def test_no_node_may_have_failed():
+    assert to_dot("error " * 30, "no_grad", None, (), ()).splitlines()[1].count("\\n") == 1
+
+
 def test_source_needs_no_graphviz(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     for name in ("graph.dot", "graph.gv"):

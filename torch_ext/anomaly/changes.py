@@ -134,7 +134,7 @@ def note(modified: Modified) -> str:
     if modified.maker is not None and modified.maker != node:
         lines.append(with_line(f"That tensor was made by {modified.maker.name}", modified.maker.frames))
     lines.append(f"Changes since it was saved, from version {modified.expected} to {modified.version}:")
-    lines += [f"  {_change(each)}" for each in changes[:_MOST_LISTED]]
+    lines += map(_change, changes[:_MOST_LISTED])
     if len(changes) > _MOST_LISTED:
         lines.append(f"  and {len(changes) - _MOST_LISTED} more")
     return "\n".join([*lines, wrapped(_way_out(modified))])
@@ -142,11 +142,8 @@ def note(modified: Modified) -> str:
 
 def _change(change: Change) -> str:
     if change.operator:
-        return with_line(f"to version {change.after} by {change.operator}", change.frames)
-    return (
-        f"to version {change.after} by something that was not seen: increment_version(), compiled code, "
-        "a Function"
-    )
+        return with_line(f"  to version {change.after} by {change.operator}", change.frames)
+    return f"  to version {change.after} by something unseen: increment_version(), compiled code, a Function of torch"
 
 
 def _way_out(modified: Modified) -> str:

@@ -4,15 +4,23 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from .facts import Edge, Neighbour
+from .places import wrapped
 
 # Distinct to the colour-blind too; the labels say the same in words.
 _FAILING = 'fillcolor="#D55E00" fontcolor="white"'
 _BORN = 'color="#0072B2" penwidth=3'
-_EDGE_WORDS = {"nan": "NaN", "infinite": "infinite", "loss": "", "exception": "invalid"}
-_NODE_WORDS = {"nan": "gave NaN", "infinite": "gave infinite values", "loss": "was not finite", "exception": "failed"}
+_EDGE_WORDS = {"nan": "NaN", "infinite": "infinite", "loss": "", "exception": "invalid", "no_grad": ""}
+_NODE_WORDS = {
+    "nan": "gave NaN",
+    "infinite": "gave infinite values",
+    "loss": "was not finite",
+    "exception": "failed",
+    "no_grad": "",
+}
 _BAD_EDGE = 'color="#D55E00" fontcolor="#D55E00" penwidth=2'
 
 
@@ -39,18 +47,26 @@ def draw(dot: str, path: str | os.PathLike[str]) -> None:
 
 
 def to_dot(
-    error: str, found: str, output_index: int | None, neighbours: tuple[Neighbour, ...], edges: tuple[Edge, ...]
+    error: str,
+    found: str,
+    output_index: int | None,
+    neighbours: tuple[Neighbour, ...],
+    edges: tuple[Edge, ...],
+    remarks: Sequence[str] = (),
 ) -> str:
-    """The graph in Graphviz's language; edges point as gradients flow. The arguments are a report's."""
+    """The graph in Graphviz's language; edges point as gradients flow.
+
+    The arguments are a report's, and lines to be written into the failing node.
+    """
     lines = [
         "digraph {",
-        f"  label={_quote(error.partition(chr(10))[0])} labelloc=t fontname=Helvetica",
+        f"  label={_quote(wrapped(error.partition(chr(10))[0]))} labelloc=t fontname=Helvetica",
         '  node [shape=box style="rounded,filled" fillcolor=white fontname=Helvetica]',
         "  edge [fontname=Helvetica fontsize=10]",
     ]
     for index, node in enumerate(neighbours):
         style = " ".join([_FAILING] * node.failing + [_BORN] * node.born)
-        lines.append(f"  {index} [label={_quote(_label(node, found))} {style}]")
+        lines.append(f"  {index} [label={_quote(_label(node, found, remarks))} {style}]")
     word = _EDGE_WORDS[found]
     for edge in edges:
         bad = neighbours[edge.start].failing and edge.output == output_index
@@ -58,7 +74,7 @@ def to_dot(
     return "\n".join([*lines, "}", ""])
 
 
-def _label(node: Neighbour, found: str) -> str:
+def _label(node: Neighbour, found: str, remarks: Sequence[str]) -> str:
     lines = [node.name]
     if node.failing:
         lines.append(_NODE_WORDS[found])
@@ -66,6 +82,8 @@ def _label(node: Neighbour, found: str) -> str:
         lines.append("first values not finite")
     if node.place is not None:
         lines += [f"{os.path.basename(node.place.file)}:{node.place.line} {node.place.function}", node.place.source]
+    if node.failing:
+        lines += remarks
     return "\n".join(filter(None, lines))
 
 

@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge, Node
 from . import birth, changes, cuts, freed, picture
 from .facts import Birth, Cut, Edge, Failure, Frame, Freed, Modified, Neighbour, Origin
 from .graph import frames_of, metadata_of, name_of, parents_of, path_to, surroundings
+from .places import with_line
 
 # What the engine says of NaN, and the checks in csrc/anomaly/checks.cpp of the rest.
 _BAD = re.compile(r"^Function '.*' (returned|was given|left) (nan|infinite) values in its (?:(\d+)th)?")
@@ -79,9 +80,23 @@ class Report:
             ValueError: Graphviz can't write that format, or the path has no suffix.
             OSError: the file can't be written.
         """
-        dot = picture.to_dot(self.error, self.found, self.output_index, self.neighbours, self.edges)
+        dot = picture.to_dot(self.error, self.found, self.output_index, self.neighbours, self.edges, self._remarks())
         picture.draw(dot, path)
 
+    def _remarks(self) -> list[str]:
+        """What a picture says besides at the failing node."""
+        remarks = []
+        if self.modified is not None:
+            for change in self.modified.changes[:_MOST_REMARKS]:
+                operator = change.operator or "something unseen"
+                remarks.append(with_line(f"{self.modified.saved} was changed by {operator}", change.frames))
+        if self.freed is not None and self.freed.backward:
+            remarks.append(with_line("was freed by the backward that was called", self.freed.backward))
+        return remarks
+
+
+# More make a picture unreadable.
+_MOST_REMARKS = 4
 
 _last: Report | None = None
 
