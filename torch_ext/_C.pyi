@@ -134,7 +134,7 @@ def changes_of(tensor: torch.Tensor, version: int, /) -> list[tuple[str, int, in
     For each the operator's name, the versions before and after, and the stack.
     """
 
-def cuts_of(object: torch.Tensor | torch.autograd.graph.Node, /) -> tuple[int, ...]:
+def cuts_of(of: torch.Tensor | torch.autograd.graph.Node, /) -> tuple[int, ...]:
     """Numbers of the cuts that a tensor's values come from, or values that a node was made from."""
 
 def cut(number: int, /) -> tuple[str, str, LazyTraceback, bool] | None:

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import ClassMethodDescriptorType, CodeType
 from typing import Any, NoReturn
 
@@ -174,7 +174,7 @@ def hide_key() -> None:
 
     For good, since a thread keeps the key until it sees that the mode is off.
     """
-    original = torch._ops._compute_keyset
+    original: Any = torch._ops._compute_keyset
     if hasattr(original, "hides_key"):
         return
 
@@ -287,7 +287,7 @@ def data_of_saved(raw: Any) -> torch.Tensor | None:
 def memory_of(tensor: torch.Tensor) -> int | None:
     """Which memory a tensor is in; None if it has none of its own."""
     try:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
         return None
 

@@ -38,7 +38,7 @@ PyDoc_STRVAR(
 
 PyDoc_STRVAR(
     cuts_of_doc,
-    "cuts_of(object, /)\n--\n\n"
+    "cuts_of(of, /)\n--\n\n"
     "Numbers of the cuts that the values of a tensor come from, or values that a\n"
     "node was made from.");
 

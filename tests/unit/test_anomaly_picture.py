@@ -55,8 +55,10 @@ def test_nodes_and_edges():
 
 
 def test_the_failing_node_says_what_changed_or_freed():
-    lines = to_dot("error", "exception", None, REPORT.neighbours, REPORT.edges, ["self was changed", "twice"]).splitlines()
-    assert "return log(x, \\\"\\\\n\\\")\\nself was changed\\ntwice" in lines[4]
+    lines = to_dot(
+        "error", "exception", None, REPORT.neighbours, REPORT.edges, ["self was changed", "twice"]
+    ).splitlines()
+    assert 'return log(x, \\"\\\\n\\")\\nself was changed\\ntwice' in lines[4]
     assert not any("changed" in line for line in lines[5:])
 
 

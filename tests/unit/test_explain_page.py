@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = dict(
-    re.findall(r"`python (examples/\w+\.py)` prints:\n\n```text\n(.*?)\n```", (ROOT / "docs/explain.md").read_text(), re.DOTALL)
+    re.findall(
+        r"`python (examples/\w+\.py)` prints:\n\n```text\n(.*?)\n```", (ROOT / "docs/explain.md").read_text(), re.DOTALL
+    )
 )
 
 

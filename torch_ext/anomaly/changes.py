@@ -31,7 +31,7 @@ def describe(node: Node, message: str) -> Modified | None:
     if match is None:
         return None
     version, expected = int(match["version"]), int(match["expected"])
-    saved = _find_saved(node, message, version, expected)
+    saved = _find_saved(node, version, expected)
     if saved is None:
         return None
     name, tensor = saved
@@ -47,30 +47,28 @@ def describe(node: Node, message: str) -> Modified | None:
     )
 
 
-def _find_saved(node: Node, message: str, version: int, expected: int) -> tuple[str, torch.Tensor] | None:
-    """The name and the value of what ``node`` has saved and ``message`` is about."""
+def _find_saved(node: Node, version: int, expected: int) -> tuple[str, torch.Tensor] | None:
+    """The name and the value of what ``node`` has saved at one version and is at another one now."""
     found = []
     for name, raw in _compat.raw_saved_tensors(node):
         data = _compat.data_of_saved(raw)
-        if data is not None and _compat.version_of(data) == version and _is_refused(node, name, raw, message):
+        if data is not None and _compat.version_of(data) == version and _is_refused(node, name, raw, expected):
             found.append((name, data))
     # One that was really changed since comes first.
     return next((each for each in found if _C.changes_of(each[1], expected)), found[0] if found else None)
 
 
-def _is_refused(node: Node, name: str, raw: Any, message: str) -> bool:
-    """Whether reading what is saved as ``name`` raises an error too; True if it can't be asked."""
+def _is_refused(node: Node, name: str, raw: Any, expected: int) -> bool:
+    """Whether reading what is saved as ``name`` raises the error too; True if it can't be asked."""
     error = _compat.error_of_saved(node, name, raw)
     match = None if error is None else _MODIFIED.match(error)
-    return error != "" and (match is None or match["expected"] == _MODIFIED.match(message)["expected"])
+    return error != "" and (match is None or int(match["expected"]) == expected)
 
 
 def _maker(node: Node, saved: str, tensor: torch.Tensor, name: str | None, output: int | None) -> Origin | None:
     """The node that made what ``node`` has saved; None if it isn't known, as for a leaf.
 
-    Args:
-        saved, tensor: what the node calls it, and the tensor.
-        name, output: what torch calls the node that has made it by now, and the number of its output.
+    ``name`` and ``output`` are what torch calls the node that has made it by now, and the number of its output.
     """
     if saved.startswith("result"):
         return _origin(node)

@@ -38,9 +38,7 @@ def read(numbers: Iterable[int], followed: bool) -> tuple[Cut, ...]:
     return tuple(found.values())
 
 
-def behind(
-    message: str, roots: tuple[torch.Tensor | GradientEdge, ...]
-) -> tuple[tuple[Cut, ...], torch.Tensor] | None:
+def behind(message: str, roots: tuple[torch.Tensor | GradientEdge, ...]) -> tuple[tuple[Cut, ...], torch.Tensor] | None:
     """The cuts that the values of a root come from, and the root, if the error says that it doesn't require grad.
 
     If that is not known, where values have left the graph since the last backward.
@@ -67,9 +65,7 @@ def note(root: torch.Tensor, cuts: tuple[Cut, ...]) -> str:
             "No operator was seen to take values out of one: does anything that it was computed from require grad?"
         )
     else:
-        lines.append(
-            "Its values left the graph" if cuts[0].followed else "Since the last backward values left a graph"
-        )
+        lines.append("Its values left the graph" if cuts[0].followed else "Since the last backward values left a graph")
         lines += [text(cut, "  ") for cut in cuts[:_MOST_LISTED]]
         if len(cuts) > _MOST_LISTED:
             lines.append(f"  and in {len(cuts) - _MOST_LISTED} more places")

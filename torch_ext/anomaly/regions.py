@@ -69,7 +69,6 @@ def watch_no_longer(on: bool) -> None:
 
 
 def _followed_by_look(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
     def method_and_look(*args: Any, **kwargs: Any) -> Any:
         result = method(*args, **kwargs)
         # An optimizer computes no loss.
@@ -78,7 +77,7 @@ def _followed_by_look(method: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     _compat.pass_over_frame(method_and_look.__code__)
-    return method_and_look
+    return functools.wraps(method)(method_and_look)
 
 
 def _look(has_grad: bool) -> None:

@@ -31,7 +31,8 @@ class Report:
     Args:
         node_name: the node that failed, "" if none has; if its backward ran a backward of its own, the node in that.
         found: "nan"; "infinite", with ``check_inf``; "loss", if backward was called on or with what was so already,
-            with ``check_loss``; "no_grad", if it was called on what doesn't require grad; or "exception" for everything else that is raised.
+            with ``check_loss``; "no_grad", if it was called on what doesn't require grad; or "exception" for everything
+            else that is raised.
         output_index: which of the node's gradients is NaN, infinite or invalid, counted from 0; None if something else
             failed, as when the node was given or left such values.
         error: type and text of the exception.

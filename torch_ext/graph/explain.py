@@ -127,8 +127,8 @@ def explain(
 
     Runs no backward and changes nothing. Lines are known for what ran in torch_ext's anomaly mode or in
     :class:`torch_ext.graph.noting`. Where values left the graph is known for what ran in anomaly mode or in
-    ``noting(operators=True)``: in ``detach()``, in an operator without a derivative, as a number (``item()``), and under
-    ``no_grad`` and ``inference_mode``.
+    ``noting(operators=True)``: in ``detach()``, in an operator without a derivative, as a number (``item()``), and
+    under ``no_grad`` and ``inference_mode``.
 
     Args:
         loss: what backward would be called on: a tensor or an edge, or several.

@@ -39,7 +39,8 @@ def set_noting(on: bool, *, operators: bool = False, follow: bool = False) -> No
 
     Args:
         on: on or off.
-        operators, follow: as in :class:`noting`.
+        operators: as in :class:`noting`.
+        follow: as in :class:`noting`.
     """
     global _lasting
     if _lasting is not None:
