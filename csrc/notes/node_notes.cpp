@@ -3,12 +3,9 @@
 
 #include <notes/backward_calls.h>
 #include <python/error.h>
-#include <python/gil.h>
 
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
-
-#include <utility>
 
 namespace torch_ext {
 
@@ -24,27 +21,10 @@ struct MetadataOf : Node {
   }
 };
 
-// Each takes the GIL when it is made, so that many are made at a time.
-constexpr size_t kAtATime = 32;
-
-std::vector<std::unique_ptr<NodeNotes>>& spare_notes() {
-  thread_local std::vector<std::unique_ptr<NodeNotes>> spare;
-  return spare;
-}
-
 } // namespace
 
 std::unique_ptr<NodeNotes> make_notes() {
-  std::vector<std::unique_ptr<NodeNotes>>& spare = spare_notes();
-  if (spare.empty()) {
-    Gil gil;
-    spare.reserve(kAtATime);
-    for (size_t i = 0; i < kAtATime; ++i) {
-      spare.push_back(std::make_unique<NodeNotes>());
-    }
-  }
-  std::unique_ptr<NodeNotes> notes = std::move(spare.back());
-  spare.pop_back();
+  auto notes = std::make_unique<NodeNotes>();
   notes->made_in = backwards_begun();
   return notes;
 }

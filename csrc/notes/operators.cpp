@@ -325,11 +325,21 @@ bool observes_operators() {
   return c10::impl::tls_is_dispatch_key_included(kKey);
 }
 
-void observe_operators() {
-  if (!observes_operators()) {
-    add_kernels();
-    observe_thread(true);
+bool observe_operators() {
+  if (observes_operators()) {
+    return true;
   }
+  try {
+    add_kernels();
+  } catch (const std::exception& error) {
+    TORCH_WARN_ONCE(
+        "torch_ext can't look at operators, so its reports don't know what "
+        "changed a tensor: ",
+        error.what());
+    return false;
+  }
+  observe_thread(true);
+  return true;
 }
 
 void observe_operators_on_this_thread() {
@@ -338,10 +348,8 @@ void observe_operators_on_this_thread() {
   if (only_notes || observes_operators() || refused_in == backwards_begun()) {
     return;
   }
-  if (has_compiled()) {
+  if (has_compiled() || !observe_operators()) {
     refused_in = backwards_begun();
-  } else {
-    observe_operators();
   }
 }
 

@@ -8,11 +8,12 @@
 namespace torch_ext {
 
 /// Looks, from now on and on this thread, at the operators that change a tensor
-/// or may cut the graph, until one of them sees that anomaly mode is off.
-void observe_operators();
+/// or may cut the graph, until one of them sees that anomaly mode is off. Warns
+/// and returns false if that can't be done. Throws nothing.
+bool observe_operators();
 
 /// The same unless only notes are wanted, or torch.compile was used: it would
-/// compile anew, since its guards look at what is observed.
+/// compile anew, since its guards look at what is observed. Throws nothing.
 void observe_operators_on_this_thread();
 
 /// Whether this thread does.

@@ -2,10 +2,13 @@
 """What is in use in the process, and whether it grows with each run of something."""
 
 import ctypes
+import functools
 import gc
 import sys
 
 import torch
+
+from torch_ext.graph import noting
 
 OBJECTS = (None, True, False, (), 0, "", torch.Tensor, torch.autograd.Function, torch.float32, torch.strided)
 
@@ -33,8 +36,24 @@ def levels():
     return [sys.getallocatedblocks(), objects, used, *map(sys.getrefcount, OBJECTS)]
 
 
+@functools.cache
+def fill_records(depth=40):
+    """Fills what torch_ext remembers in anomaly mode, which is bounded, with stacks as long as it takes."""
+    if depth:
+        fill_records.__wrapped__(depth - 1)
+        return
+    with noting(operators=True):
+        x, y = torch.ones(1, requires_grad=True), torch.ones(1)
+        for _ in range(20_000):
+            y.add_(1)
+        for _ in range(3_000):
+            x.detach()
+            x.backward()
+
+
 def grows(work, repeat):
     """Which levels rise by one or more with each of ``repeat`` runs of ``work()``: a set of names."""
+    fill_records()
     work()
     before = levels()
     for _ in range(repeat):

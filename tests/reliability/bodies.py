@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 
 import torch_ext
-from torch_ext import hooks
+from torch_ext import graph, hooks
 
 BODIES = {}
 
@@ -302,6 +302,34 @@ def failure_in_anomaly_mode():
                 if "incorrect number" not in str(error):
                     raise
                 return str(error), len(warned)
+
+
+@body
+def change_that_is_named():
+    with graph.noting(follow=True):
+        x, y = leaf(), leaf()
+        middle = x * 2
+        output = Saving.apply(middle, y)
+        middle.detach().add_(1)
+        Dirty.apply(middle.detach().clone())
+        try:
+            gradient(output, x)
+        except RuntimeError:
+            modified = torch_ext.anomaly.last_report().modified
+            # Without memory for its stack a change stays unknown.
+            return len(modified.changes), graph.explain(output.detach(), [x]).in_graph
+
+
+@body
+def graph_that_was_freed():
+    with graph.noting():
+        x, y = leaf(), leaf()
+        output = Saving.apply(x, y)
+        gradient(output, x)
+        try:
+            gradient(output, x)
+        except RuntimeError as error:
+            return "a second time" in str(error), torch_ext.anomaly.last_report().freed is not None
 
 
 @body

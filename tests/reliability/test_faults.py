@@ -27,6 +27,8 @@ REPEATS = (8, 64, 512, 512)
 NOT_OURS = {
     "anomaly_mode": ("operator new", "PyDict_New"),
     "failure_in_anomaly_mode": ("operator new", "PyDict_New"),
+    "change_that_is_named": ("operator new", "PyDict_New"),
+    "graph_that_was_freed": ("operator new", "PyDict_New"),
     "raw_saved_tensors": ("operator new",),
     "hook_that_is_refused": ("operator new",),
 }
@@ -76,7 +78,7 @@ def is_injected(error):
 
 
 # A report on a failure reads the source of each frame, and pytest has many; the profiler takes milliseconds.
-SLOW = {"failure_in_anomaly_mode", "profiled_call"}
+SLOW = {"failure_in_anomaly_mode", "profiled_call", "change_that_is_named", "graph_that_was_freed"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in SLOW)) for n in BODIES])

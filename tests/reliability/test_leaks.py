@@ -36,6 +36,8 @@ SLOW = {
     "profiled_call",
     "anomaly_mode",
     "failure_in_anomaly_mode",
+    "change_that_is_named",
+    "graph_that_was_freed",
     "cycle_that_is_collected",
     "cycles_that_are_collected",
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """docs/explain.md: what it shows is what the examples print."""
 
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,12 @@ def test_examples_are_shown():
 @pytest.mark.parametrize("example", SHOWN)
 def test_the_page_shows_what_is_printed(example):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", example], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", example],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip("\n") == SHOWN[example]

@@ -86,9 +86,12 @@ def test_it_checks_nothing_and_prints_nothing():
 def test_anomaly_mode_inside_prints_and_checks():
     x = torch.zeros(1, requires_grad=True)
     with noting():
-        with torch_ext.set_detect_anomaly(True), pytest.warns(UserWarning, match="Error detected in SqrtBackward0"):
-            with pytest.raises(RuntimeError, match="returned nan values"):
-                (x.sqrt() * 0).sum().backward()
+        with (
+            torch_ext.set_detect_anomaly(True),
+            pytest.warns(UserWarning, match="Error detected in SqrtBackward0"),
+            pytest.raises(RuntimeError, match="returned nan values"),
+        ):
+            (x.sqrt() * 0).sum().backward()
         (x.sqrt() * 0).sum().backward()
 
 
@@ -97,9 +100,9 @@ def test_inside_anomaly_mode_it_changes_nothing():
         torch_ext.set_detect_anomaly(True),
         noting(),
         pytest.warns(UserWarning, match="Error detected in PowBackward0"),
+        pytest.raises(RuntimeError, match="a second time"),
     ):
-        with pytest.raises(RuntimeError, match="a second time"):
-            second_backward()
+        second_backward()
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -371,9 +374,8 @@ def test_somebody_elses_no_grad_stays():
 
 
 def test_regions_that_the_mode_begins_or_ends_in():
-    with torch.no_grad():
-        with noting(operators=True):
-            (leaf() * 2).sum()
+    with torch.no_grad(), noting(operators=True):
+        (leaf() * 2).sum()
     context = noting(operators=True)
     context.__enter__()
     region = torch.no_grad()

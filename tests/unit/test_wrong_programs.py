@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Small wrong programs, and the lines that the report on each has to name: those with its words in a comment.
 
-``node``: where the failing node was made; ``maker``: where the tensor that it needs was made; ``change``: each change of
-it since it was saved, in order; ``freed``: the backward that freed the node; ``crossing`` and ``later``: the nodes
+``node``: where the failing node was made; ``maker``: where the tensor that it needs was made; ``change``: each change
+of it since it was saved, in order; ``freed``: the backward that freed the node; ``crossing`` and ``later``: the nodes
 between which the new graph leads into the earlier one; ``cut``: where the values of the loss left the graph.
 """
 
