@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The graph of nodes that autograd builds: why a parameter has no gradient, and where its nodes were made."""
+"""What can be asked of the graph of nodes that autograd builds.
+
+Why a parameter has no gradient, where nodes were made, what memory they keep, which graphs are alive; and its picture.
+"""
 
 from .explain import Explanation, explain
+from .memory import SavedMemory, saved_memory
 from .noting import noting, set_noting
 
-__all__ = ["Explanation", "explain", "noting", "set_noting"]
+__all__ = ["Explanation", "SavedMemory", "explain", "noting", "saved_memory", "set_noting"]
