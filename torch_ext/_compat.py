@@ -201,6 +201,11 @@ def has_compiled() -> bool:
 # --- Looking at tensors and nodes -----------------------------------------------------------------
 
 
+def is_tensor(value: object) -> bool:
+    """As isinstance(), which would ask an object of another class for its ``__class__``."""
+    return torch.Tensor in type(value).__mro__
+
+
 @contextlib.contextmanager
 def without_overrides() -> Iterator[None]:
     """A context in which no code of a tensor's subclass or of a mode runs."""
@@ -371,9 +376,7 @@ def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
             return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
         if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
             return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-        inner = [
-            each for each in object.__getattribute__(tensor, "__dict__").values() if isinstance(each, torch.Tensor)
-        ]
+        inner = [each for each in object.__getattribute__(tensor, "__dict__").values() if is_tensor(each)]
         if inner and type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not _has_memory(tensor):
             return [part for each in inner for part in parts_of(each)]
     return [tensor]
@@ -402,6 +405,27 @@ def form_of(tensor: torch.Tensor) -> tuple[tuple[int | str, ...], str]:
     with without_overrides():
         shape, dtype = tuple(tensor.shape), tensor.dtype
     return tuple(size if type(size) is int else str(size) for size in shape), str(dtype).removeprefix("torch.")
+
+
+def is_node_class(cls: type) -> bool:
+    """Whether ``cls`` is a class of graph nodes. torch.autograd.graph.Node would remember each class that it is asked."""
+    return torch._C._FunctionBase in cls.__mro__ or ("next_functions" in vars(cls) and "_sequence_nr" in vars(cls))
+
+
+def start_of(tensor: torch.Tensor) -> tuple[torch.autograd.graph.Node | None, torch.autograd.graph.Node | None]:
+    """The node that made ``tensor``, and the one that made its grad, if it has one with a graph. Makes none."""
+    try:
+        with without_overrides():
+            if not tensor.requires_grad:
+                return None, None
+            # A view that was changed gets a new node when it is asked for it, or whether it is a leaf. Its base has one.
+            base = base_of(tensor) if tensor._is_view() and tensor._version != 0 else tensor
+            if not base.is_leaf:
+                return _C.node_of_root(base), None
+            grad = tensor.grad if base is tensor else None
+            return None, None if grad is None else start_of(grad)[0]
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # of a subclass, or of a transform's
+        return None, None
 
 
 def base_of(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,8 @@ Why a parameter has no gradient, where nodes were made, what memory they keep, w
 """
 
 from .explain import Explanation, explain
+from .live import Live, LiveRow, live
 from .memory import SavedMemory, saved_memory
 from .noting import noting, set_noting
 
-__all__ = ["Explanation", "SavedMemory", "explain", "noting", "saved_memory", "set_noting"]
+__all__ = ["Explanation", "Live", "LiveRow", "SavedMemory", "explain", "live", "noting", "saved_memory", "set_noting"]

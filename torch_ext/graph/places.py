@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node
 
-from .. import _compat
+from .. import _C, _compat
 from ..anomaly.facts import Frame
 from ..anomaly.graph import frames_of, metadata_of, next_nodes
 
@@ -20,6 +20,16 @@ _LIBRARIES = tuple(os.path.dirname(path) + os.sep for path in (torch.__file__, o
 def stack_of(node: Node) -> tuple[Frame, ...]:
     """The forward call that made ``node``, outermost frame first; empty if it was not noted."""
     return frames_of(metadata_of(node))
+
+
+def notes_of(node: Node) -> tuple[int, int] | None:
+    """How many backwards had begun when ``node`` was made, and which freed it; None if that was not noted.
+
+    Adds nothing to the node.
+    """
+    notes = _C.notes_of(node)
+    # Metadata that somebody has read into being later is no note.
+    return None if notes is None or "traceback_" not in metadata_of(node) else notes
 
 
 def line_of(stack: Iterable[Frame]) -> Frame | None:
