@@ -408,7 +408,7 @@ def form_of(tensor: torch.Tensor) -> tuple[tuple[int | str, ...], str]:
 
 
 def is_node_class(cls: type) -> bool:
-    """Whether ``cls`` is a class of graph nodes. torch.autograd.graph.Node would remember each class that it is asked."""
+    """Whether ``cls`` is a class of graph nodes. torch.autograd.graph.Node would remember each that it is asked for."""
     return torch._C._FunctionBase in cls.__mro__ or ("next_functions" in vars(cls) and "_sequence_nr" in vars(cls))
 
 
@@ -418,7 +418,7 @@ def start_of(tensor: torch.Tensor) -> tuple[torch.autograd.graph.Node | None, to
         with without_overrides():
             if not tensor.requires_grad:
                 return None, None
-            # A view that was changed gets a new node when it is asked for it, or whether it is a leaf. Its base has one.
+            # A view that was changed gets a new node if it is asked for it, or whether it is a leaf. Its base has one.
             base = base_of(tensor) if tensor._is_view() and tensor._version != 0 else tensor
             if not base.is_leaf:
                 return _C.node_of_root(base), None

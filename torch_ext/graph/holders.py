@@ -38,9 +38,9 @@ def _name_holder(targets: Sequence[Any], own: set[int], depth: int) -> str:
     return UNSEEN if best is None else _describe(best, wanted, own, depth)
 
 
-def _is_ours(referrer: object) -> bool:
+def _is_ours(referrer: Any) -> bool:
     """Whether it is a frame of this module or its callers in this folder, which Python 3.10 shows."""
-    return _is(referrer, types.FrameType) and referrer.f_code.co_filename.startswith(_HERE)
+    return _is(referrer, types.FrameType) and str(referrer.f_code.co_filename).startswith(_HERE)
 
 
 def _is(obj: object, *classes: type) -> bool:

@@ -113,7 +113,8 @@ class Live:
         if self.since:
             grown = (row.more_graphs, row.more_nodes, row.more_bytes)
             sizes = (f"{grown[0]:+}", f"{grown[1]:+}", ("-" if grown[2] < 0 else "+") + text.size(abs(grown[2])))
-            counts = [f"{count} ({more})" for count, more in zip(counts, sizes, strict=True)]
+            cells = zip(counts, sizes, grown, strict=True)
+            counts = [f"{count} ({more})" if number else count for count, more, number in cells]
         freed = "no" if not row.freed else ("yes" if row.freed == row.nodes else f"{row.freed} nodes")
         age = str(row.oldest)
         if row.oldest is None:  # nothing was noted
