@@ -93,8 +93,9 @@ def a_slot():
 
 def a_class():
     class Trainer:
-        losses = list(steps())
+        pass
 
+    Trainer.losses = list(steps())
     return Trainer, f"a list of {STEPS}, attribute losses of class Trainer"
 
 
