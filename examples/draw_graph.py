@@ -46,11 +46,8 @@ def main(arguments=None):
 
     torch.manual_seed(0)
     model, x, labels = Net(), torch.randn(128, 64), torch.randint(10, (128,))
-    torch_ext.anomaly.set_detect_anomaly(True, check_nan=False)
-    try:
+    with torch_ext.graph.noting():
         loss = nn.functional.cross_entropy(model(x), labels)
-    finally:
-        torch_ext.anomaly.set_detect_anomaly(False)
     print(torch_ext.graph.summary(loss))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     torch_ext.graph.draw(loss, options.output, parameters=model, saved=True)

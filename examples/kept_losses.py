@@ -31,16 +31,13 @@ class Trainer:
 def main():
     torch.manual_seed(0)
     trainer, x, y = Trainer(), torch.randn(32, 16), torch.randn(32)
-    torch_ext.anomaly.set_detect_anomaly(True, check_nan=False)
-    try:
+    with torch_ext.graph.noting():
         for _ in range(20):
             trainer.step(x, y)
         after_20 = torch_ext.graph.live()
         for _ in range(80):
             trainer.step(x, y)
         print(torch_ext.graph.live(since=after_20))
-    finally:
-        torch_ext.anomaly.set_detect_anomaly(False)
 
 
 if __name__ == "__main__":
