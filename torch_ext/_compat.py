@@ -97,7 +97,8 @@ def refresh_view(tensor: object) -> None:
 def has_node(grad_fn: torch.autograd.graph.Node) -> bool:
     """Whether there is a node behind ``grad_fn``: before torch 2.13 the ctx of a Function may outlive its node."""
     try:
-        type(grad_fn).metadata.__get__(grad_fn)
+        # Not its metadata: reading that would make it.
+        type(grad_fn).next_functions.__get__(grad_fn)
     except RuntimeError:
         return False
     return True

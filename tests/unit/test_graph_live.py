@@ -117,6 +117,12 @@ def a_set():
     return set(steps()), f"a set of {STEPS}"
 
 
+def nodes():
+    keeper = Keeper()
+    keeper.nodes = [loss.grad_fn for loss in steps()]
+    return keeper, f"a list of {STEPS}, attribute nodes of a Keeper"
+
+
 def a_dict_of_lists():
     keeper = Keeper()
     keeper.history = {"loss": list(steps()), "step": list(range(STEPS))}
@@ -171,8 +177,8 @@ def a_local_variable():
 
 
 KEPT_IN = [
-    a_list, an_attribute, a_slot, a_class, a_global, a_deque, a_dict, a_set, a_dict_of_lists, a_module, a_closure,
-    a_default, a_generator, a_traceback, a_local_variable,
+    a_list, an_attribute, a_slot, a_class, a_global, a_deque, a_dict, a_set, nodes, a_dict_of_lists, a_module,
+    a_closure, a_default, a_generator, a_traceback, a_local_variable,
 ]  # fmt: skip
 
 
@@ -326,6 +332,7 @@ def test_nodes_that_were_not_noted():
         assert found.unnoted == 3 * STEPS
         rows = [(row.graphs, row.oldest, row.line is None) for row in found.rows]
         assert rows == [(1, 0, False), (STEPS, None, True)]
+        assert torch_ext._C.notes_of(kept[0].grad_fn) is None
     del kept, newer
 
 
@@ -462,6 +469,21 @@ Of 21 nodes line and age are not known: they were not noted.
     held by a list of 7""",
     )
     del kept
+
+
+def test_text_of_one_graph():
+    current = leaf().exp().sin()
+    text = re.sub("test_graph_live", "here", without_lines(live()))
+    expecttest.assert_expected_inline(
+        text,
+        """\
+1 graph is alive: 2 nodes, 32 B kept for backward.
+
+  graphs  nodes  bytes  freed  age  made by
+       1      2   32 B     no    0  here.py:N  current = leaf().exp().sin()
+    held by a local variable or C++ code""",
+    )
+    del current
 
 
 def test_text_without_graphs():

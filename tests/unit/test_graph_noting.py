@@ -93,7 +93,11 @@ def test_anomaly_mode_inside_prints_and_checks():
 
 
 def test_inside_anomaly_mode_it_changes_nothing():
-    with torch_ext.set_detect_anomaly(True), noting(), pytest.warns(UserWarning, match="Error detected in PowBackward0"):
+    with (
+        torch_ext.set_detect_anomaly(True),
+        noting(),
+        pytest.warns(UserWarning, match="Error detected in PowBackward0"),
+    ):
         with pytest.raises(RuntimeError, match="a second time"):
             second_backward()
 
