@@ -97,7 +97,8 @@ def refresh_view(tensor: object) -> None:
 def has_node(grad_fn: torch.autograd.graph.Node) -> bool:
     """Whether there is a node behind ``grad_fn``: before torch 2.13 the ctx of a Function may outlive its node."""
     try:
-        type(grad_fn).metadata.__get__(grad_fn)
+        # Not its metadata: reading that would make it.
+        type(grad_fn).next_functions.__get__(grad_fn)
     except RuntimeError:
         return False
     return True
@@ -199,6 +200,11 @@ def has_compiled() -> bool:
 
 
 # --- Looking at tensors and nodes -----------------------------------------------------------------
+
+
+def is_tensor(value: object) -> bool:
+    """As isinstance(), which would ask an object of another class for its ``__class__``."""
+    return torch.Tensor in type(value).__mro__
 
 
 @contextlib.contextmanager
@@ -314,6 +320,133 @@ def error_of_saved(node: Any, name: str, raw: Any) -> str | None:
     except (RuntimeError, TypeError) as error:
         return str(error)
     return ""
+
+
+#: In the place of a value that the engine has freed.
+FREED = object()
+
+
+def kept_by(node: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(name, value, unpack hook) of what ``node`` keeps for backward; no hook runs, and no version is checked.
+
+    A value is a tensor, what the user's hook made of it, or FREED. Of a Function's node also what stands on ctx.
+    """
+    for raw_name in dir(type(node)):
+        if not raw_name.startswith("_raw_saved_"):
+            continue
+        label = raw_name.removeprefix("_raw_saved_")
+        raw, several = _as_tuple(_get(node, raw_name, FREED))
+        unpacked = _unpacked(node, raw)
+        for index, each in enumerate(raw):
+            value, hook = _get(each, "data"), _get(each, "unpack_hook")
+            if each is FREED or (value is None and hook is None and _is_freed(node, raw_name)):
+                value = FREED
+            elif unpacked:
+                value = unpacked[index]
+            if value is not None or hook is not None:
+                yield (f"{label}[{index}]" if several else label), value, hook
+    if not is_of_torch(node):
+        for name, value in list(vars(node).items()):
+            yield f"ctx.{name}", value, None
+
+
+def _unpacked(node: Any, raw: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a Function has saved, if no hook would run: its outputs among it don't know otherwise whose they are."""
+    if is_of_torch(node) or any(each is FREED or _get(each, "unpack_hook") is not None for each in raw):
+        return ()
+    return _get(node, "saved_tensors") or ()  # an error if one was changed in place
+
+
+def _is_freed(node: Any, raw_name: str) -> bool:
+    """Whether a saved tensor that isn't there was freed. One that never was reads as None."""
+    try:
+        getattr(node, raw_name.removeprefix("_raw"))
+    except AttributeError:  # a Function's node: it raises for the raw ones too
+        return False
+    except RuntimeError:
+        return True
+    return False
+
+
+def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors whose memory ``tensor`` uses: itself, the parts of a sparse one, those inside a subclass's."""
+    with without_overrides(), torch.no_grad():
+        if tensor.layout == torch.sparse_coo:
+            return [tensor._indices(), tensor._values()]
+        if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+            return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+        if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+            return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+        inner = [each for each in object.__getattribute__(tensor, "__dict__").values() if is_tensor(each)]
+        if inner and type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not _has_memory(tensor):
+            return [part for each in inner for part in parts_of(each)]
+    return [tensor]
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    """Whether there are values behind a tensor; behind one that only wraps others there are none."""
+    try:
+        return tensor.untyped_storage().data_ptr() != 0
+    except (NotImplementedError, RuntimeError):
+        return False
+
+
+def storage_of(tensor: torch.Tensor) -> tuple[int, int, str] | None:
+    """What tells a tensor's storage from others while it lives, its bytes, and its device; None if it has none."""
+    try:
+        with without_overrides():
+            storage = tensor.untyped_storage()
+            return storage._cdata, storage.nbytes(), str(storage.device)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def form_of(tensor: torch.Tensor) -> tuple[tuple[int | str, ...], str]:
+    """A tensor's shape, with symbols as text, and its dtype: "float32"."""
+    with without_overrides():
+        shape, dtype = tuple(tensor.shape), tensor.dtype
+    return tuple(size if type(size) is int else str(size) for size in shape), str(dtype).removeprefix("torch.")
+
+
+def is_node_class(cls: type) -> bool:
+    """Whether ``cls`` is a class of graph nodes. torch.autograd.graph.Node would remember each that it is asked for."""
+    return torch._C._FunctionBase in cls.__mro__ or ("next_functions" in vars(cls) and "_sequence_nr" in vars(cls))
+
+
+def start_of(tensor: torch.Tensor) -> tuple[torch.autograd.graph.Node | None, torch.autograd.graph.Node | None]:
+    """The node that made ``tensor``, and the one that made its grad, if it has one with a graph. Makes none."""
+    try:
+        with without_overrides():
+            if not tensor.requires_grad:
+                return None, None
+            # A view that was changed gets a new node if it is asked for it, or whether it is a leaf. Its base has one.
+            base = base_of(tensor) if tensor._is_view() and tensor._version != 0 else tensor
+            if not base.is_leaf:
+                return _C.node_of_root(base), None
+            grad = tensor.grad if base is tensor else None
+            return None, None if grad is None else start_of(grad)[0]
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # of a subclass, or of a transform's
+        return None, None
+
+
+def base_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that ``tensor`` is a view of, or itself."""
+    with without_overrides():
+        return tensor._base if tensor._is_view() and tensor._base is not None else tensor
+
+
+def forms_of_results(node: Any) -> list[tuple[tuple[int | str, ...], str]]:
+    """The shape and the dtype of each of the operator's results; empty if they can't be told."""
+    try:
+        return [
+            (
+                tuple(size if type(size) is int else str(size) for size in each.shape),
+                str(each.dtype).removeprefix("torch."),
+            )
+            for each in node._input_metadata
+        ]
+    except (AttributeError, RuntimeError, TypeError):
+        return []
 
 
 def _as_tuple(value: Any) -> tuple[tuple[Any, ...], bool]:

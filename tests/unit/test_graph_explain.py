@@ -10,6 +10,7 @@ import threading
 
 import pytest
 import torch
+import torch.distributed as dist
 from harness.marked_lines import line, marked
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -366,3 +367,17 @@ def test_wrong_parameters():
 def test_an_unknown_name():
     with pytest.raises(KeyError, match=r"no parameter is called 'third'; there are first.weight, second.weight"):
         explain(*of_net(lambda h: h))["third"]
+
+
+def test_what_distributed_data_parallel_calls_unused():
+    net = Net()
+    net.unused = nn.Linear(3, 3, bias=False)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(net)
+        with noting(operators=True):
+            found = explain(parallel(X).sum(), parallel)
+    finally:
+        dist.destroy_process_group()
+    assert [each.name for each in found.unreached] == ["module.unused.weight"]
+    assert found["module.first.weight"].reached

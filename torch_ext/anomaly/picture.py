@@ -60,13 +60,13 @@ def to_dot(
     """
     lines = [
         "digraph {",
-        f"  label={_quote(wrapped(error.partition(chr(10))[0]))} labelloc=t fontname=Helvetica",
+        f"  label={quote(wrapped(error.partition(chr(10))[0]))} labelloc=t fontname=Helvetica",
         '  node [shape=box style="rounded,filled" fillcolor=white fontname=Helvetica]',
         "  edge [fontname=Helvetica fontsize=10]",
     ]
     for index, node in enumerate(neighbours):
         style = " ".join([_FAILING] * node.failing + [_BORN] * node.born)
-        lines.append(f"  {index} [label={_quote(_label(node, found, remarks))} {style}]")
+        lines.append(f"  {index} [label={quote(_label(node, found, remarks))} {style}]")
     word = _EDGE_WORDS[found]
     for edge in edges:
         bad = neighbours[edge.start].failing and edge.output == output_index
@@ -87,6 +87,7 @@ def _label(node: Neighbour, found: str, remarks: Sequence[str]) -> str:
     return "\n".join(filter(None, lines))
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """``text`` as a string of Graphviz's language."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'

@@ -20,7 +20,7 @@ def _source_line(position: tuple[str, int, str]) -> str:
     file, line, _ = position
     linecache.checkcache(file)
     text = linecache.getline(file, line)
-    if not text:
+    if not text and not file.startswith("<"):
         # Only the module's loader can read the file, in a zip archive for example.
         for module in list(sys.modules.values()):
             if getattr(module, "__file__", None) == file:
