@@ -381,3 +381,12 @@ def test_what_distributed_data_parallel_calls_unused():
         dist.destroy_process_group()
     assert [each.name for each in found.unreached] == ["module.unused.weight"]
     assert found["module.first.weight"].reached
+
+
+def test_a_cut_that_leads_elsewhere_is_not_said_to_be_followed():
+    net = Net()
+    with noting(follow=True):
+        h = net.first(X)
+        h.detach().mean()
+        found = explain(net.second(X).sum(), net)["first.weight"]
+    assert (found.why, [cut.followed for cut in found.cuts]) == ("cut", [False])

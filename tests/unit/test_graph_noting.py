@@ -384,3 +384,44 @@ def test_regions_that_the_mode_begins_or_ends_in():
     leaf() * 2  # so that the callback sees it
     region.__exit__(None, None, None)
     assert torch.is_grad_enabled()
+
+
+def test_a_change_between_others_that_nobody_saw():
+    with noting(operators=True):
+        y = leaf() * 2
+        z = y * y
+        y.detach().add_(1)
+        torch.autograd.graph.increment_version(y)
+        y.detach().mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation") as raised:
+            z.sum().backward()
+    changes = anomaly.last_report().modified.changes
+    assert [each.operator for each in changes] == ["aten::add_", "", "aten::mul_"]
+    assert [(each.before, each.after) for each in changes] == [(0, 1), (1, 2), (2, 3)]
+    assert "  to version 2 by something unseen: increment_version(), compiled code" in raised.value.__notes__[-1]
+
+
+def test_a_region_that_began_before():
+    x = leaf()
+    with torch.no_grad(), noting(operators=True):
+        y = x * 2
+        assert [_C.cut(number)[1] for number in _C.cuts_of(y)] == ["no_grad"]
+
+
+def test_an_optimizer_is_not_followed():
+    model = nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1, momentum=0.9)
+    with noting(operators=True):
+        for _ in range(2):
+            model(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+        assert [_C.cuts_from(parameter) for parameter in model.parameters()] == [(), ()]
+
+
+def test_what_a_report_looks_at_is_no_cut():
+    with torch_ext.set_detect_anomaly(True), pytest.raises(RuntimeError, match="nan values"):
+        x = torch.zeros(1, requires_grad=True)
+        (x.sqrt() * 0).sum().backward()
+    with torch_ext.set_detect_anomaly(True), pytest.raises(RuntimeError, match="does not require grad"):
+        torch.ones(1).backward()
+    assert anomaly.last_report().cuts == ()
