@@ -53,7 +53,7 @@ void note_call(std::uint32_t number) {
       dropped = std::move(calls().front());
       calls().pop_front();
     }
-  } catch (python_error&) {
+  } catch (const std::exception&) {
     PyErr_Clear(); // no memory: the call stays unknown
   }
 }

@@ -97,7 +97,7 @@ void note_change(const VersionBefore& before, const std::string& name) {
       dropped = std::move(changes().front());
       changes().pop_front();
     }
-  } catch (python_error&) {
+  } catch (const std::exception&) {
     PyErr_Clear(); // no memory: the change stays unknown
   }
 }

@@ -108,23 +108,29 @@ std::uint32_t note_cut(
   if (!Py_IsInitialized()) {
     return 0;
   }
-  Cut cut{
-      0, backwards_begun(), name, reason, {}, std::move(given.leaves), false};
-  cut.has_all_leaves = (!given.nodes.empty() || !cut.leaves.empty()) &&
-      walk_to_leaves(std::move(given.nodes), cut.leaves);
+  std::vector<Leaf> leaves = std::move(given.leaves);
+  const bool has_all = (!given.nodes.empty() || !leaves.empty()) &&
+      walk_to_leaves(std::move(given.nodes), leaves);
   Gil gil;
   try {
-    cut.stack = capture_positions(kShortStack);
+    Cut cut{
+        0,
+        backwards_begun(),
+        name,
+        reason,
+        capture_positions(kShortStack),
+        std::move(leaves),
+        has_all};
     Cut dropped{0, 0, {}, nullptr, {}, {}, false}; // after the lock is released
     const compat::Lock lock(noting_cuts);
-    cut.number = ++cuts().last;
+    cut.number = cuts().last + 1;
     cuts().kept.push_back(std::move(cut));
     if (cuts().kept.size() > kMostCuts) {
       dropped = std::move(cuts().kept.front());
       cuts().kept.pop_front();
     }
-    return cuts().last;
-  } catch (python_error&) {
+    return ++cuts().last;
+  } catch (const std::exception&) {
     PyErr_Clear(); // no memory: the cut stays unknown
     return 0;
   }

@@ -419,9 +419,10 @@ def test_an_optimizer_is_not_followed():
 
 
 def test_what_a_report_looks_at_is_no_cut():
+    x = torch.zeros(1, requires_grad=True)
     with torch_ext.set_detect_anomaly(True), pytest.raises(RuntimeError, match="nan values"):
-        x = torch.zeros(1, requires_grad=True)
         (x.sqrt() * 0).sum().backward()
+    root = torch.ones(1)
     with torch_ext.set_detect_anomaly(True), pytest.raises(RuntimeError, match="does not require grad"):
-        torch.ones(1).backward()
+        root.backward()
     assert anomaly.last_report().cuts == ()

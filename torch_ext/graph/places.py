@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which line and which module a node belongs to, as far as its noted stack and its parameters can tell."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
 from typing import Any
 
-import torch
 from torch import nn
 from torch.autograd.graph import Node
 
 from .. import _C, _compat
+from ..anomaly import places
 from ..anomaly.facts import Frame
 from ..anomaly.graph import frames_of, metadata_of, next_nodes
-
-_LIBRARIES = tuple(os.path.dirname(path) + os.sep for path in (torch.__file__, os.path.dirname(__file__)))
 
 
 def stack_of(node: Node) -> tuple[Frame, ...]:
@@ -35,8 +32,7 @@ def notes_of(node: Node) -> tuple[int, int] | None:
 def line_of(stack: Iterable[Frame]) -> Frame | None:
     """The innermost frame that is not torch's nor torch_ext's; the innermost of all if there is none."""
     frames = tuple(stack)
-    outside = (frame for frame in reversed(frames) if not frame.file.startswith(_LIBRARIES))
-    return next(outside, frames[-1] if frames else None)
+    return places.line_of(frames) or (frames[-1] if frames else None)
 
 
 class Modules:
