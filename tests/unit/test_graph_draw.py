@@ -574,7 +574,10 @@ def example():
 
 def test_example(example, tmp_path, capsys):
     example.main(["--output", str(tmp_path / "new" / "graph.dot")])
-    assert "SwishBackward (custom)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "SwishBackward (custom)" in printed
+    page = Path(__file__).parents[2] / "docs" / "explain.md"
+    assert printed.partition("picture:")[0] in page.read_text(), "the page shows something else"
     drawn = Picture((tmp_path / "new" / "graph.dot").read_text())
     assert drawn.boxes[drawn.of("Swish")].startswith("SwishBackward | custom Function | draw_graph.py:")
     assert set(drawn.frames) == {"enter (Linear)", "norm (LayerNorm)", "Net", "leave (Linear)"}
