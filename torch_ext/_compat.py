@@ -9,7 +9,7 @@ import functools
 import math
 import sys
 from collections.abc import Iterator
-from types import ClassMethodDescriptorType, CodeType
+from types import ClassMethodDescriptorType, CodeType, MemberDescriptorType
 from typing import Any, NoReturn
 
 import torch
@@ -377,10 +377,20 @@ def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
             return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
         if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
             return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-        inner = [each for each in object.__getattribute__(tensor, "__dict__").values() if is_tensor(each)]
+        inner = [each for each in _attributes(tensor) if is_tensor(each)]
         if inner and type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not _has_memory(tensor):
             return [part for each in inner for part in parts_of(each)]
     return [tensor]
+
+
+def _attributes(tensor: torch.Tensor) -> Iterator[Any]:
+    """What a tensor has as attributes of Python's; no code of its class runs."""
+    yield from object.__getattribute__(tensor, "__dict__").values()
+    for cls in type(tensor).__mro__:
+        for slot in list(vars(cls).values()) if cls.__module__ != "builtins" else ():
+            if isinstance(slot, MemberDescriptorType):
+                with contextlib.suppress(AttributeError):
+                    yield slot.__get__(tensor)
 
 
 def _has_memory(tensor: torch.Tensor) -> bool:

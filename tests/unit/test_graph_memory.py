@@ -115,6 +115,32 @@ def subclass(x):
     return (TwoTensor(a, a + 1).requires_grad_() * 2).exp()
 
 
+class InASlot(torch.Tensor):
+    """Wraps a tensor, as DTensor does, which has it in a slot."""
+
+    __slots__ = ("inner",)
+
+    @staticmethod
+    def __new__(cls, inner):
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, requires_grad=True)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        result = operator(*(each.inner if type(each) is cls else each for each in args))
+        return cls(result)
+
+
+def part_in_a_slot(x):
+    # What is wrapped is a part of a storage of 80.
+    return InASlot(torch.ones(80)[:8]).exp()
+
+
+def nested(x):
+    return torch.nested.as_nested_tensor([x[:3].exp(), x[3:].exp()], layout=torch.jagged).exp()
+
+
 def compiled(x):
     torch._dynamo.reset()
     return torch.compile(lambda x: (x * 2).exp(), backend="eager")(x)
@@ -156,6 +182,8 @@ PROGRAMS = {
     "a checkpoint": (lambda x: checkpoint(lambda x: x.exp().exp(), x, use_reentrant=False), 0, 0),
     "a reentrant checkpoint": (lambda x: checkpoint(torch.exp, x, use_reentrant=True), 0, len(torch.get_rng_state())),
     "a subclass": (subclass, 2 * 8 * F4, SCALAR),
+    "a subclass with a slot": (part_in_a_slot, 8 * F4, 0),
+    "nested": (nested, 2 * 8 * F4 + 3 * 8, 0),  # with three offsets
     "compiled": (compiled, 8 * F4, SCALAR),
     "deep": (deep, 2999 * 8 * F4, 0),
     "a list of losses": (lambda x: [x.exp(), None, {"more": x.exp()}], 2 * 8 * F4, 0),
@@ -172,8 +200,8 @@ def test_bytes(name):
     memory = saved_memory(output)
     assert (memory.apart("result"), memory.apart("outside")) == (results, outside)
     assert memory.total == results + outside
-    # The leaf of a subclass holds two tensors of 8.
-    assert memory.apart("leaf") == 8 * F4 * (2 if name == "a subclass" else 1)
+    # The leaf of the one subclass holds two tensors of 8, that of the other a part of 80.
+    assert memory.apart("leaf") == 8 * F4 * {"a subclass": 2, "a subclass with a slot": 10}.get(name, 1)
     for rows in (memory.by_line, memory.by_kind, memory.by_module):
         assert sum(row.bytes for row in rows) == memory.total
         assert sum(row.storages for row in rows) == len(memory.kept)
