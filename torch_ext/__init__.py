@@ -18,7 +18,7 @@ from torch.autograd.function import (  # noqa: E402
     once_differentiable,
 )
 
-from . import _C, _frame, anomaly, graph, hooks, tracer  # noqa: E402, F401
+from . import _C, _frame, anomaly, graph, hooks, lint, tracer  # noqa: E402, F401
 from ._install import (  # noqa: E402
     accelerate,
     install,
@@ -43,6 +43,7 @@ __all__ = [
     "install",
     "installed",
     "is_installed",
+    "lint",
     "load",
     "once_differentiable",
     "set_detect_anomaly",

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch._C import _ImperativeEngine
 from torch._C._dynamo import eval_frame
-from torch.autograd.function import BackwardCFunction, FunctionCtx
+from torch.autograd.function import BackwardCFunction, FunctionCtx, FunctionMeta, once_differentiable
 from torch.autograd.variable import Variable
 from torch.torch_version import TorchVersion
 
@@ -131,6 +131,35 @@ def set_apply(cls: Any, apply: object) -> None:
             else:
                 type.__setattr__(cls, "apply", before)
         raise
+
+
+#: What a once_differentiable backward runs.
+ONCE_DIFFERENTIABLE = once_differentiable(lambda ctx: None).__code__
+
+
+def is_base_function(cls: type) -> bool:
+    """Whether ``cls`` is a base of Functions that torch or torch_ext has, or none of a Function at all."""
+    return issubclass(_C.torch_function, cls) or cls.__module__ in (_C.torch_function.__module__, "torch_ext.function")
+
+
+def function_metaclass() -> Any:
+    """The metaclass of all Functions."""
+    return FunctionMeta
+
+
+def is_ctx(value: object) -> bool:
+    """Whether ``value`` is what a Function's forward gets; not what stands for it in a transform or a compiler."""
+    return issubclass(type(value), torch._C._FunctionBase)
+
+
+def runs_plainly() -> bool:
+    """Whether a Function that is called now runs by itself: no transform, tracer or compiler looks on."""
+    return not (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.compiler.is_compiling()
+    )
 
 
 # --- The engine and torch.compile -----------------------------------------------------------------

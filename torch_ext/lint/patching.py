@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How watching gets into the calls of all Functions, and out again.
+
+torch and torch_ext look up forward, setup_context and backward by their names in the class at each call. So while
+somebody watches, these stand wrapped in the dict of each class; ``apply`` is nobody's business here, and install() and
+its kin may come and go.
+"""
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from types import FunctionType
+from typing import Any
+
+import torch
+
+from .. import _C, _compat
+from . import calls
+from .finding import Finding
+
+Report = Callable[[type, Finding], None]
+
+_METHODS = ("forward", "setup_context", "backward", "vjp")
+
+_lock = threading.RLock()  # a class may be made in a finaliser that runs while the lock is held
+_reports: tuple[Report, ...] = ()
+_patches: list[tuple["weakref.ref[Any]", str, object, object]] = []
+_metaclass_init: tuple[Any, Any] | None = None
+
+
+def begin(report: Report) -> None:
+    """Has ``report`` called with each finding, and the class, from now on."""
+    global _reports
+    with _lock:
+        if not _reports:
+            calls.forget_readings()
+            _watch_new_classes()
+            for cls in set(_subclasses(_C.torch_function)):
+                _patch(cls)
+        _reports = (*_reports, report)
+
+
+def end(report: Report) -> None:
+    """Takes back what :func:`begin` did."""
+    global _reports
+    with _lock:
+        _reports = tuple(each for each in _reports if each is not report)
+        if not _reports:
+            _take_back()
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    each: type
+    for each in type.__subclasses__(cls):
+        yield each
+        yield from _subclasses(each)
+
+
+def _watch_new_classes() -> None:
+    global _metaclass_init
+    metaclass = _compat.function_metaclass()
+    before = metaclass.__init__
+
+    @functools.wraps(before)
+    def init(cls: Any, *args: Any, **kwargs: Any) -> None:
+        before(cls, *args, **kwargs)
+        with _lock:
+            if _metaclass_init is not None and _metaclass_init[1] is init and issubclass(cls, _C.torch_function):
+                _patch(cls)
+
+    metaclass.__init__ = init
+    _metaclass_init = before, init
+
+
+def _take_back() -> None:
+    global _metaclass_init
+    metaclass = _compat.function_metaclass()
+    if _metaclass_init is not None and vars(metaclass).get("__init__") is _metaclass_init[1]:
+        metaclass.__init__ = _metaclass_init[0]
+    _metaclass_init = None
+    for reference, name, before, ours in _patches:
+        cls = reference()
+        # What somebody else has put there meanwhile is theirs.
+        if cls is not None and vars(cls).get(name) is ours:
+            type.__setattr__(cls, name, before)
+    _patches.clear()
+
+
+def _patch(cls: Any) -> None:
+    if _compat.is_base_function(cls):
+        return
+    for name in _METHODS:
+        there = vars(cls).get(name)
+        function = there.__func__ if type(there) is staticmethod else there
+        if not (type(function) is FunctionType or (type(there) is staticmethod and callable(function))):
+            continue
+        if getattr(function, "__code__", None) in _WRAPPERS:  # from another class, that is watched
+            function = function.__wrapped__  # type: ignore[union-attr]
+            there = staticmethod(function)
+        wrapper = _wrapper(name, function)
+        ours = staticmethod(wrapper) if type(there) is staticmethod else wrapper
+        type.__setattr__(cls, name, ours)
+        _patches.append((weakref.ref(cls), name, there, ours))
+
+
+def _wrapper(name: str, function: Any) -> Any:
+    runs = {"forward": _forward, "setup_context": _setup_context}.get(name, _backward)
+
+    @functools.wraps(function)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        # torch.compile takes only the first branch.
+        if torch.compiler.is_compiling() or not _reports:
+            return function(*args, **kwargs)
+        if not _compat.runs_plainly():
+            return function(*args, **kwargs)
+        return runs(function, args, kwargs)
+
+    return watched
+
+
+
+# --- The calls ------------------------------------------------------------------------------------
+
+
+class _Local(threading.local):
+    """What runs on a thread.
+
+    Attributes:
+        active: the ids of the ctx whose methods run, which may call those of a base class.
+        pending: the versions of the tensors that a forward without ctx was given, for the setup_context that follows.
+    """
+
+    def __init__(self) -> None:
+        self.active: set[int] = set()
+        self.pending: calls.Versions = {}
+
+
+_local = _Local()
+
+
+def _forward(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not args or not _compat.is_ctx(args[0]):
+        with _compat.without_overrides():
+            before = calls.versions_of(args)
+        output = function(*args, **kwargs)
+        _local.pending = before
+        return output
+    ctx, *values = args
+    if id(ctx) in _local.active:
+        return function(*args, **kwargs)
+    with _compat.without_overrides():
+        before = calls.versions_of(args)
+    _local.active.add(id(ctx))
+    try:
+        output = function(*args, **kwargs)
+    finally:
+        _local.active.discard(id(ctx))
+    _observe(calls.observe_forward, ctx, tuple(values), before, output)
+    return output
+
+
+def _setup_context(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    before, _local.pending = _local.pending, {}
+    if len(args) != 3 or not _compat.is_ctx(args[0]) or id(args[0]) in _local.active:
+        return function(*args, **kwargs)
+    ctx, inputs, output = args
+    _local.active.add(id(ctx))
+    try:
+        result = function(*args, **kwargs)
+    finally:
+        _local.active.discard(id(ctx))
+    _observe(calls.observe_forward, ctx, inputs, before, output)
+    return result
+
+
+def _backward(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not args or not _compat.is_ctx(args[0]) or id(args[0]) in _local.active:
+        return function(*args, **kwargs)
+    ctx, *gradients = args
+    with _compat.without_overrides():
+        before = calls.versions_of(args)
+    _local.active.add(id(ctx))
+    try:
+        result = function(*args, **kwargs)
+    finally:
+        _local.active.discard(id(ctx))
+    # boxed_grads_call: one list, which backward may have emptied.
+    boxed = len(gradients) == 1 and type(gradients[0]) is list
+    _observe(calls.observe_backward, ctx, () if boxed else tuple(gradients), before, result)
+    return result
+
+
+def _observe(observe: Any, ctx: Any, values: tuple[Any, ...], before: calls.Versions, result: Any) -> None:
+    """Reports on a call, once it is over: a warning that is an error must not leave it half observed."""
+    cls = type(ctx)._forward_cls
+    found = list(calls.reading_of(cls)[1])
+    with _compat.without_overrides():
+        observe(ctx, values, before, result, found.append)
+    for report in _reports:
+        for finding in found:
+            report(cls, finding)
+
+_WRAPPERS = frozenset([_wrapper("forward", len).__code__])
