@@ -181,7 +181,7 @@ def _aliases(call: _Forward) -> Iterator[Finding]:
         for index, value in enumerate(call.args):
             if not is_tensor(value) or not call.needs[index] or _is_view_of(output, value):
                 continue
-            if _compat.memory_of(output) == _compat.memory_of(value) is not None:
+            if _compat.address_of(output) == _compat.address_of(value) is not None:
                 node = call.it.returned[-1][0] if call.it.returned else None
                 yield find("aliases-input", call.cls, call.place(call.it.forward, node), call.name(index))
                 break

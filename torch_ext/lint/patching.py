@@ -119,7 +119,6 @@ def _wrapper(name: str, function: Any) -> Any:
     return watched
 
 
-
 # --- The calls ------------------------------------------------------------------------------------
 
 
@@ -194,11 +193,16 @@ def _backward(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 def _observe(observe: Any, ctx: Any, values: tuple[Any, ...], before: calls.Versions, result: Any) -> None:
     """Reports on a call, once it is over: a warning that is an error must not leave it half observed."""
     cls = type(ctx)._forward_cls
-    found = list(calls.reading_of(cls)[1])
+    static = calls.reading_of(cls)[1]
+    seen: list[Finding] = []
     with _compat.without_overrides():
-        observe(ctx, values, before, result, found.append)
+        observe(ctx, values, before, result, seen.append)
+    # What the source shows too has the line of the statement there.
+    known = {(each.kind, each.what) for each in static}
+    found = [*static, *(each for each in seen if (each.kind, each.what) not in known)]
     for report in _reports:
         for finding in found:
             report(cls, finding)
+
 
 _WRAPPERS = frozenset([_wrapper("forward", len).__code__])

@@ -120,7 +120,10 @@ class Reading:
             return False
         index = self.inputs.index(name)
         for _, values in self.backward_returns():
-            if values is not None and index < len(values) and not self.is_none(values[index]):
+            if values is None:
+                if len(self.inputs) == 1:  # whatever it is, it is for that one
+                    return True
+            elif index < len(values) and not self.is_none(values[index]):
                 return True
         return False
 
@@ -157,10 +160,9 @@ class Reading:
             values = flow.assigned.get(value.id, [])
             return [value] if value.id in self.gradients and not self.boxed and not values else None
         if isinstance(value, (ast.BinOp, ast.UnaryOp)):
-            parts = [each for part in ast.walk(value) for each in (part, *flow.assigned.get(_name(part), []))]
-            vague = (ast.Tuple, ast.List, ast.ListComp, ast.GeneratorExp)
-            names = [_name(part) for part in parts if _name(part)]
-            if not any(isinstance(part, vague) for part in parts) and any(name in self.gradients for name in names):
+            operands = [each for part in _operands(value) for each in (part, *flow.assigned.get(_name(part), []))]
+            vague = any(isinstance(each, (ast.Tuple, ast.List, ast.ListComp)) for each in operands)
+            if not vague and any(flow.of(each) for each in operands):
                 return [value]
         return None
 
@@ -182,6 +184,17 @@ class Reading:
                 names.add(found[1] if found else _name(argument))
                 names.add(_name(argument))
         return names
+
+
+def _operands(value: ast.expr) -> Iterator[ast.expr]:
+    """What arithmetic computes with."""
+    if isinstance(value, ast.BinOp):
+        yield from _operands(value.left)
+        yield from _operands(value.right)
+    elif isinstance(value, ast.UnaryOp):
+        yield from _operands(value.operand)
+    else:
+        yield value
 
 
 def _name(node: ast.AST) -> str:
