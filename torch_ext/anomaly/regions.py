@@ -5,6 +5,7 @@
 while somebody wants to know. Regions that C++ enters, as for a Function's forward, are none of these.
 """
 
+import contextlib
 import functools
 import sys
 import threading
@@ -71,9 +72,11 @@ def watch_no_longer(on: bool) -> None:
 def _followed_by_look(method: Callable[..., Any]) -> Callable[..., Any]:
     def method_and_look(*args: Any, **kwargs: Any) -> Any:
         result = method(*args, **kwargs)
-        # An optimizer computes no loss.
-        by_optimizer = sys._getframe(1).f_globals.get("__name__", "").startswith("torch.optim")
-        _look(torch.is_grad_enabled() or by_optimizer)
+        # Whoever has entered a region has to be let in, or it would never be left.
+        with contextlib.suppress(Exception):
+            # An optimizer computes no loss.
+            by_optimizer = sys._getframe(1).f_globals.get("__name__", "").startswith("torch.optim")
+            _look(torch.is_grad_enabled() or by_optimizer)
         return result
 
     _compat.pass_over_frame(method_and_look.__code__)
