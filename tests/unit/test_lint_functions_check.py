@@ -8,7 +8,7 @@ import pytest
 import torch
 import wrong_functions
 from torch_ext import lint
-from wrong_functions import WRONG
+from wrong_functions import RIGHT, WRONG
 
 import torch_ext
 
@@ -41,3 +41,12 @@ def test_reading(make, base):
 def test_trying(make, base):
     cls, *inputs = make(BASES[base])
     assert seen(lint.check(cls, *inputs)) == expected(make, "t")
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("make", RIGHT, ids=lambda make: make.__name__)
+def test_right_ones(make, base):
+    cls, *inputs = make(BASES[base])
+    assert lint.check(cls) == ()
+    # All inputs in turn, and these compute what they are asked for or pass it on.
+    assert lint.check(cls, *inputs) == ()

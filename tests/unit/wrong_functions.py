@@ -326,7 +326,7 @@ UNTRACKED = {
 TRACKED = {
     "list without gradients": lambda: [torch.ones(2)],
     "numbers": lambda: [1, 2.0, "a", None],
-    "dataclass": lambda: Pair(torch.ones(2)),
+    "dataclass without gradients": lambda: Pair(torch.ones(2)),
     "frozen module": lambda: module().requires_grad_(False),
     "function": lambda: torch.mul,
 }
@@ -1010,5 +1010,456 @@ def wrong_double_gradient(base):
         def backward(ctx, grad):  # t: wrong-double-gradient
             (x,) = ctx.saved_tensors
             return Half.apply(grad, x)
+
+    return Fn, leaf()
+
+
+# --- Right ones, near to these --------------------------------------------------------------------
+
+
+@right
+def inputs_and_outputs_saved(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, factor):
+            y = x.exp() * factor
+            ctx.save_for_backward(x, y)
+            ctx.factor = factor
+            ctx.shape = x.shape
+            return y
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, y = ctx.saved_tensors
+            return grad * x.exp() * ctx.factor, None
+
+    return Fn, leaf(), 2
+
+
+@right
+def index_on_ctx(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, index):
+            ctx.index = index
+            ctx.save_for_backward(x)
+            return x[index]
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return torch.zeros_like(x).index_add(0, ctx.index, grad), None
+
+    return Fn, leaf(), torch.tensor([0, 2])
+
+
+@right
+def not_differentiable_output_on_ctx(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            values, index = x.sort()
+            ctx.mark_non_differentiable(index)
+            ctx.index = index
+            return values, index
+
+        @staticmethod
+        def backward(ctx, grad, _):
+            return torch.zeros_like(grad).scatter(0, ctx.index, grad)
+
+    return Fn, leaf()
+
+
+@right
+def view_of_an_input(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    return Fn, leaf()
+
+
+@right
+def the_input_itself(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    return Fn, leaf()
+
+
+@right
+def dirty_and_returned(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.mark_dirty(x)
+            x.mul_(2)
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    return Fn, leaf() * 1
+
+
+@right
+def dirty_in_setup_context(base):
+    class Fn(base):
+        @staticmethod
+        def forward(x):
+            x.mul_(2)
+            return x
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.mark_dirty(inputs[0])
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    return Fn, leaf() * 1
+
+
+@right
+def copy_changed_in_place(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            x = x.clone()
+            x *= 2
+            return x.detach()
+
+        @staticmethod
+        def backward(ctx, grad):
+            grad = grad.clone()
+            grad *= 2
+            return grad
+
+    return Fn, leaf()
+
+
+@right
+def running_statistics_changed(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, running):
+            running.mul_(0.9).add_(x.mean(), alpha=0.1)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2, None
+
+    return Fn, leaf(), torch.zeros(())
+
+
+@right
+def saved_on_either_path(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            if x.dim() > 1:
+                ctx.save_for_backward(x, x)
+                return x * x
+            if x.dim() == 1:
+                ctx.save_for_backward(x)
+            else:
+                ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            x = ctx.saved_tensors[0]
+            return grad * 2 * x
+
+    return Fn, leaf()
+
+
+@right
+def mask_saved(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            mask = (x > 1).to(x.dtype)
+            ctx.save_for_backward(mask)
+            return x * mask
+
+        @staticmethod
+        def backward(ctx, grad):
+            (mask,) = ctx.saved_tensors
+            return grad * mask
+
+    return Fn, leaf() * 1.1
+
+
+@right
+def dropout(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, p):
+            mask = (torch.rand_like(x) > p).to(x.dtype) / (1 - p)
+            ctx.mask = mask
+            return x * mask
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.mask, None
+
+    return Fn, leaf(), 0.5
+
+
+@right
+def intermediate_with_once_differentiable(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            square = x * x
+            ctx.save_for_backward(square)
+            return square * x
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx, grad):
+            (square,) = ctx.saved_tensors
+            return torch.from_numpy(3 * square.numpy() * grad.numpy())
+
+    return Fn, leaf()
+
+
+@right
+def intermediate_as_an_output(base):
+    class Fn(base):
+        @staticmethod
+        def forward(x):
+            square = x * x
+            return square * x, square
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _, square = output
+            ctx.save_for_backward(inputs[0], square)
+
+        @staticmethod
+        def backward(ctx, grad, grad_square):
+            x, square = ctx.saved_tensors
+            return grad * 3 * square + 2 * x * grad_square
+
+    return Fn, leaf()
+
+
+@right
+def several_outputs_without_zeros(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.set_materialize_grads(False)
+            return x * 2, x * 3
+
+        @staticmethod
+        def backward(ctx, one, two):
+            if one is None:
+                return None if two is None else two * 3
+            return one * 2 if two is None else one * 2 + two * 3
+
+    return Fn, leaf()
+
+
+@right
+def only_needed_gradients(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, y):
+            ctx.save_for_backward(x, y)
+            return x * y
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, y = ctx.saved_tensors
+            grad_x = grad_y = None
+            if ctx.needs_input_grad[0]:
+                grad_x = grad * y
+            if ctx.needs_input_grad[1]:
+                grad_y = grad * x
+            return grad_x, grad_y
+
+    return Fn, leaf(), leaf().detach()
+
+
+@right
+def gradients_passed_on(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, y):
+            return x + y
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad, grad
+
+    return Fn, leaf(), leaf().detach()
+
+
+@right
+def any_number_of_inputs(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, scale, *xs):
+            ctx.scale, ctx.count = scale, len(xs)
+            return sum(xs) * scale
+
+        @staticmethod
+        def backward(ctx, grad):
+            return (None, *([grad * ctx.scale] * ctx.count))
+
+    return Fn, 2.0, leaf(), leaf()
+
+
+@right
+def more_nones_than_arguments(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, factor=2):
+            ctx.factor = factor
+            return x * factor
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.factor, None
+
+    return Fn, leaf()
+
+
+@right
+def broadcast_gradient(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, y):
+            return x + y
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad, grad
+
+    return Fn, leaf(2), leaf()
+
+
+@right
+def half_inside(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            return (x * 2).double()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    return Fn, leaf()
+
+
+@right
+def constant_gradient(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            return x.sign()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return torch.zeros_like(grad)
+
+    return Fn, leaf()
+
+
+@right
+def vjp_instead_of_backward(base):
+    class Fn(base):
+        @staticmethod
+        def forward(x):
+            return x * x
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def vjp(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return grad * 2 * x
+
+    return Fn, leaf()
+
+
+@right
+def methods_of_a_base_class(base):
+    class First(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return grad * 2 * x
+
+    class Fn(First):
+        @staticmethod
+        def forward(ctx, x):
+            return First.forward(ctx, x) * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            return First.backward(ctx, grad) * 1
+
+    return Fn, leaf()
+
+
+@right
+def rule_of_its_own_graph(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, function, x):
+            ctx.function = function
+            ctx.save_for_backward(x)
+            return function(x)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                y = ctx.function(x)
+            torch.autograd.backward(y, grad)
+            return None, x.grad
+
+    return Fn, module().double(), leaf().double().detach().requires_grad_()
+
+
+@right
+def allowed_by_a_comment(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.x = x  # torch_ext: allow=kept-input
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2 * ctx.x
 
     return Fn, leaf()

@@ -121,7 +121,7 @@ class Reading:
         index = self.inputs.index(name)
         for _, values in self.backward_returns():
             if values is None:
-                if len(self.inputs) == 1:  # whatever it is, it is for that one
+                if len(self.inputs) == 1 and not _rest(self.forward):  # whatever it is, it is for that one
                     return True
             elif index < len(values) and not self.is_none(values[index]):
                 return True
