@@ -46,6 +46,7 @@ class _Call:
     """What backward has to know of a call of forward."""
 
     inputs: tuple[_Like | None, ...]
+    needs: tuple[bool, ...]
     outputs: tuple[torch.dtype, ...]
     intermediates: tuple[tuple[str, ast.AST | None, str], ...]
 
@@ -89,9 +90,10 @@ class _Forward:
         self.it, _ = reading_of(self.cls)
         self.ctx, self.args, self.before = ctx, args, before
         self.outputs = output if isinstance(output, (tuple, list)) else (output,)
-        self.needs = tuple(ctx.needs_input_grad)
-        self.dirty = tuple(ctx.dirty_tensors or ())
-        self.flat = tuple(ctx.non_differentiable or ())
+        needs = _tuple_of(ctx, "needs_input_grad")
+        self.needs = needs if len(needs) == len(args) else (False,) * len(args)
+        self.dirty = _tuple_of(ctx, "dirty_tensors")
+        self.flat = _tuple_of(ctx, "non_differentiable")
 
     def name(self, index: int) -> str:
         names = self.it.inputs
@@ -113,6 +115,12 @@ class _Forward:
         return place
 
 
+def _tuple_of(ctx: Any, name: str) -> tuple[Any, ...]:
+    """What torch keeps as a tuple on ctx, and a program may replace by anything."""
+    value = getattr(ctx, name, None)
+    return value if type(value) is tuple else ()
+
+
 def observe_forward(ctx: Any, args: tuple[Any, ...], before: Versions, output: Any, report: Report) -> None:
     """Reports on a call of forward that has just returned ``output``."""
     call = _Forward(ctx, args, before, output)
@@ -126,6 +134,7 @@ def observe_forward(ctx: Any, args: tuple[Any, ...], before: Versions, output: A
     with _lock:
         _calls[ctx] = _Call(
             tuple(_Like(each.shape, each.dtype, each.device) if is_tensor(each) else None for each in args),
+            call.needs,
             tuple(each.dtype for each in call.outputs if is_tensor(each)),
             tuple(_intermediates(call)),
         )
@@ -199,7 +208,7 @@ def _intermediates(call: _Forward) -> Iterator[tuple[str, ast.AST | None, str]]:
         return
     flow = _setup_flow(call.it)
     saves = list(calls_of(method, "save_for_backward"))
-    saved = tuple(call.ctx.to_save or ())
+    saved = _tuple_of(call.ctx, "to_save")
     if len(saves) == 1 and len(saves[0].args) == len(saved):
         for value, node in zip(saved, saves[0].args, strict=True):
             if _is_made_inside(call, value, flow.of(node)):
@@ -299,9 +308,10 @@ class _Backward:
         self.it, self.static = reading_of(self.cls)
         self.gradients, self.before = gradients, before
         self.result = result if isinstance(result, tuple) else (result,)
-        self.needs = tuple(ctx.needs_input_grad)
         with _lock:
             self.call = _calls.get(ctx)
+        self.inputs = () if self.call is None else self.call.inputs
+        self.needs = () if self.call is None else self.call.needs
 
     def place(self, node: ast.AST | None = None) -> tuple[str, int]:
         method = self.it.backward
@@ -336,22 +346,25 @@ def _changed_gradient(call: _Backward) -> Iterator[Finding]:
 
 def _count(call: _Backward) -> Iterator[Finding]:
     taken = len(call.needs)
+    if call.call is None:
+        return
     if len(call.result) < taken or any(each is not None for each in call.result[taken:]):
         yield find("gradient-count", call.cls, call.place_of_return(), count_text(len(call.result), taken))
 
 
 def _unneeded(call: _Backward) -> Iterator[Finding]:
-    memory = {_compat.memory_of(each) for each in call.gradients if is_tensor(each)}
+    free = [*call.gradients, *(each for each, needs in zip(call.result, call.needs, strict=False) if needs)]
+    memory = {_compat.memory_of(each) for each in free if is_tensor(each)}
     for index, (each, needs) in enumerate(zip(call.result, call.needs, strict=False)):
-        is_input = call.call is None or (index < len(call.call.inputs) and call.call.inputs[index] is not None)
-        # What only passes on a gradient that came has cost nothing.
-        if is_tensor(each) and is_input and not needs and _compat.memory_of(each) not in memory:
+        # What only passes on a gradient that came, or that another input needs, has cost nothing.
+        if is_tensor(each) and call.inputs[index] is not None and not needs and _compat.memory_of(each) not in memory:
             yield find("unneeded-gradient", call.cls, call.place_of_return(), call.name(index), index)
 
 
 def _form(call: _Backward) -> Iterator[Finding]:
     if call.call is None:
         return
+    came = {each.dtype for each in call.gradients if is_tensor(each)}
     for index, (each, like, needs) in enumerate(zip(call.result, call.call.inputs, call.needs, strict=False)):
         if not is_tensor(each):
             continue
@@ -362,7 +375,7 @@ def _form(call: _Backward) -> Iterator[Finding]:
             continue
         elif not _can_be_summed_to(each.shape, like.shape):
             problem = f"of shape {tuple(each.shape)}, and the input's is {tuple(like.shape)}"
-        elif each.dtype != like.dtype and all(dtype == like.dtype for dtype in call.call.outputs):
+        elif each.dtype != like.dtype and {*call.call.outputs, *came} == {like.dtype}:
             problem = f"in {each.dtype}, and the input is in {like.dtype}"
         elif each.device != like.device and (each.dim() or like.shape):
             problem = f"on {each.device}, and the input is on {like.device}"
