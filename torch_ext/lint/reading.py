@@ -2,6 +2,7 @@
 """What the source of a Function says of it: how it is declared, and what its methods call."""
 
 import ast
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 
@@ -24,7 +25,7 @@ class Reading:
     """
 
     def __init__(self, cls: type[torch.autograd.Function]) -> None:
-        self.cls = cls
+        self._cls = weakref.ref(cls)  # a class is what readings are kept by
         self.forward = read_method(cls, "forward")
         self.setup_context = read_method(cls, "setup_context")
         self.backward = read_method(cls, "backward") or read_method(cls, "vjp")
@@ -36,6 +37,13 @@ class Reading:
         self.returned = _returned(self.forward)
         self.gradients, self.gradient_flow = self._read_backward()
         self.aliases = self._aliases()
+
+    @property
+    def cls(self) -> type:
+        """The class."""
+        cls = self._cls()
+        assert cls is not None
+        return cls
 
     def _read_backward(self) -> tuple[tuple[str, ...], Flow]:
         method = self.backward
