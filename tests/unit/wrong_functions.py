@@ -662,7 +662,7 @@ def numpys_functions_in_backward(base):
 
         @staticmethod
         def backward(ctx, grad):
-            return torch.as_tensor(np.multiply(grad.detach(), 2))  # rtw: not-differentiable
+            return torch.as_tensor(np.multiply(grad.detach().numpy(), 2))  # rtw: not-differentiable
 
     return Fn, leaf()
 
