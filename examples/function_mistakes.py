@@ -35,7 +35,7 @@ class ScaleAll(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, weights = inputs
+        _, weights = inputs
         ctx.save_for_backward(torch.stack(weights).prod())
 
     @staticmethod

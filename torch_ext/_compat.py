@@ -139,7 +139,8 @@ ONCE_DIFFERENTIABLE = once_differentiable(lambda ctx: None).__code__
 
 def is_base_function(cls: type) -> bool:
     """Whether ``cls`` is a base of Functions that torch or torch_ext has, or none of a Function at all."""
-    return issubclass(_C.torch_function, cls) or cls.__module__ in (_C.torch_function.__module__, "torch_ext.function")
+    own = (_C.torch_function.__module__, "torch._functorch.autograd_function", "torch_ext.function")
+    return issubclass(_C.torch_function, cls) or cls.__module__ in own
 
 
 def function_metaclass() -> Any:

@@ -18,7 +18,12 @@ SHOWN = dict(
 
 
 def test_examples_are_shown():
-    assert {"examples/changed_in_place.py", "examples/backward_twice.py", "examples/no_gradient.py", "examples/function_mistakes.py"} <= set(SHOWN)
+    assert {
+        "examples/changed_in_place.py",
+        "examples/backward_twice.py",
+        "examples/no_gradient.py",
+        "examples/function_mistakes.py",
+    } <= set(SHOWN)
 
 
 @pytest.mark.parametrize("example", SHOWN)

@@ -12,11 +12,11 @@ import torch.nn.modules._functions
 import torch.nn.parallel._functions
 import torch.utils.checkpoint
 import wrong_functions
-from torch_ext import lint
 from torch.testing._internal import autograd_function_db
 from wrong_functions import RIGHT, WRONG, input_on_ctx, leaf, takes_something
 
 import torch_ext
+from torch_ext import lint
 
 BASES = {"stock": torch.autograd.Function, "ours": torch_ext.Function}
 
@@ -175,7 +175,7 @@ def test_what_is_no_function(value):
 def test_ignored_kinds():
     cls, x = input_on_ctx(torch.autograd.Function)
     assert lint.check(cls, x, ignore=["kept-input"]) == ()
-    with pytest.raises(ValueError, match="ignore= takes kinds of findings, kept-input, .*; got 'leak'"):
+    with pytest.raises(ValueError, match=r"ignore= takes kinds of findings, kept-input, .*; got 'leak'"):
         lint.check(cls, ignore=["leak"])
 
 

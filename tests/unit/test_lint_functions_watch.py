@@ -263,13 +263,12 @@ def test_exceptions_of_forward_and_backward_pass():
             raise KeyError("backward")
 
     before = everything(Fn)
-    with pytest.raises(KeyError, match="block"), lint.watch() as watch:
+    with lint.watch() as watch:
         with pytest.raises(KeyError, match="forward"):
             Fn.apply(leaf(2))
         y = Fn.apply(leaf())
         with pytest.raises(KeyError, match="backward"):
             y.sum().backward()
-        raise KeyError("block")
     assert [each.kind for each in watch.findings] == ["kept-input"]
     assert is_same(everything(Fn), before)
 
@@ -322,7 +321,7 @@ def test_ignored_kinds():
     with lint.watch(ignore=("kept-input",)) as watch:
         make_cube().apply(leaf())
     assert watch.findings == []
-    with pytest.raises(ValueError, match="ignore= takes kinds of findings, kept-input, .*; got 'leak'"):
+    with pytest.raises(ValueError, match=r"ignore= takes kinds of findings, kept-input, .*; got 'leak'"):
         lint.watch(ignore=("leak",))
 
 
@@ -401,21 +400,22 @@ def test_a_users_hooks_do_not_run_for_it():
     assert calls == ["pack"] * 2 + ["unpack"] * 2
 
 
+SEEN = []
+
+
 class Subclass(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        cls.seen.append(func.__name__)
+        SEEN.append(func.__name__)
         return super().__torch_function__(func, types, args, kwargs or {})
-
-    seen = []
 
 
 def test_a_subclass_sees_nothing_of_it():
     def operators():
-        Subclass.seen.clear()
+        SEEN.clear()
         x = leaf().detach().as_subclass(Subclass).requires_grad_()
         make_cube().apply(x).sum().backward()
-        return list(Subclass.seen)
+        return list(SEEN)
 
     without = operators()
     with lint.watch() as watch:

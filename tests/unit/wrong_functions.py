@@ -170,7 +170,7 @@ def input_on_ctx_by_setattr(base):
     class Fn(base):
         @staticmethod
         def forward(ctx, x):
-            setattr(ctx, "x", x)  # noqa: B010  # rtw: kept-input
+            setattr(ctx, "x", x)  # rtw: kept-input
             return x * x
 
         @staticmethod
@@ -609,7 +609,7 @@ def dirty_but_not_returned(base):
 @wrong
 def no_staticmethod(base):
     class Fn(Rules, base):
-        def forward(ctx, x):  # noqa: N805  # rtw: not-static
+        def forward(ctx, x):  # rtw: not-static
             return x * 2
 
     return Fn, leaf()
@@ -1463,3 +1463,39 @@ def allowed_by_a_comment(base):
             return grad * 2 * ctx.x
 
     return Fn, leaf()
+
+
+class Doubles:
+    def __call__(self, x):
+        return x * 2
+
+
+@right
+def forward_that_is_an_object(base):
+    class Fn(base):
+        forward = Doubles()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    return Fn, leaf()
+
+
+@right
+def output_that_is_no_tensor(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, scale):
+            ctx.scale = scale
+            return x * scale, {"scale": scale}
+
+        @staticmethod
+        def backward(ctx, grad, _):
+            return grad * ctx.scale, None
+
+    return Fn, leaf(), 2

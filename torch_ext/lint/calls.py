@@ -175,7 +175,9 @@ def _returned_twice(call: _Forward) -> Iterator[Finding]:
 def _changed(call: _Forward) -> Iterator[Finding]:
     memory = [_compat.memory_of(each) for each in call.dirty]
     for index, value in enumerate(call.args):
-        if not is_tensor(value) or not call.needs[index] or call.before.get(id(value)) == _compat.version_of(value):
+        if not is_tensor(value) or not call.needs[index] or id(value) not in call.before:
+            continue
+        if call.before[id(value)] == _compat.version_of(value):
             continue
         if not _is_in(value, call.dirty) and _compat.memory_of(value) not in memory:
             yield find("changed-input", call.cls, call.place(call.it.forward), call.name(index))

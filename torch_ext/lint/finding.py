@@ -14,18 +14,24 @@ _WIDTH = 100
 #: What each kind of finding says, and what to write instead. Names of the program stand for {name} and {line}.
 TEXTS = {
     "kept-input": (
-        "its input {name} is kept on ctx: a change of it in place goes unnoticed, and saved-tensor hooks don't see it; "
-        "it is no leak.",
+        (
+            "its input {name} is kept on ctx: a change of it in place goes unnoticed, and saved-tensor hooks don't "
+            "see it; it is no leak."
+        ),
         "Write ctx.save_for_backward({name}) and read it from ctx.saved_tensors.",
     ),
     "kept-output": (
-        "its output {name} is kept on ctx: the output's grad_fn is ctx, and that cycle leaks the output until the "
-        "garbage collector runs.",
+        (
+            "its output {name} is kept on ctx: the output's grad_fn is ctx, and that cycle leaks the output until the "
+            "garbage collector runs."
+        ),
         "Write ctx.save_for_backward({name}) and read it from ctx.saved_tensors.",
     ),
     "untracked-argument": (
-        "its argument {name} holds tensors that require grad, which autograd doesn't track there: they get no "
-        "gradient from this call.",
+        (
+            "its argument {name} holds tensors that require grad, which autograd doesn't track there: they get no "
+            "gradient from this call."
+        ),
         "Pass each tensor as an argument of its own, as in apply(*tensors).",
     ),
     "returned-twice": (
@@ -33,13 +39,17 @@ TEXTS = {
         "Return {name}.clone() the second time, or return it once.",
     ),
     "saved-intermediate": (
-        "{name} is made inside forward from inputs, saved, and used by backward: autograd doesn't know where it comes "
-        "from, and the double backward is silently wrong.",
+        (
+            "{name} is made inside forward from inputs, saved, and used by backward: autograd doesn't know where it "
+            "comes from, and the double backward is silently wrong."
+        ),
         "Save the inputs and compute it in backward, return it as one more output, or use @once_differentiable.",
     ),
     "changed-input": (
-        "its input {name} is changed in place without mark_dirty: autograd uses the changed values as if they were "
-        "the old ones.",
+        (
+            "its input {name} is changed in place without mark_dirty: autograd uses the changed values as if they were "
+            "the old ones."
+        ),
         "Call ctx.mark_dirty({name}) and return {name}, or change {name}.clone().",
     ),
     "aliases-input": (

@@ -481,8 +481,9 @@ def _unused(it: Reading, method: Method) -> Iterator[Finding]:
     assert method.node is not None
     used = {node.id for node in ast.walk(method.node) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     for index, name in enumerate(it.gradients):
-        from_inputs = any(index < len(values) and it.flow.of(values[index]) for values in it.returned)
-        if name not in used and from_inputs:
+        # Of what comes from numbers alone it isn't sure that it is a tensor.
+        sources = NOTHING.union(*(it.flow.of(values[index]) for values in it.returned if index < len(values)))
+        if name not in used and any(it.has_gradient(each) or each in _rest(it.forward) for each in sources):
             yield find("unused-zeros", it.cls, method.at(method.node), name)
 
 
