@@ -421,3 +421,20 @@ def test_a_subclass_sees_nothing_of_it():
     with lint.watch() as watch:
         assert operators() == without
     assert watch.findings
+
+
+def test_arguments_by_name():
+    class Fn(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x, scale=2):
+            ctx.scale = scale
+            return x * scale
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.scale, None
+
+    with lint.watch() as watch:
+        results = [Fn.apply(leaf()), Fn.apply(x=leaf(), scale=2), Fn.apply(leaf(), scale=2)]
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    assert watch.findings == []

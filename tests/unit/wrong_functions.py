@@ -1499,3 +1499,18 @@ def output_that_is_no_tensor(base):
             return grad * ctx.scale, None
 
     return Fn, leaf(), 2
+
+
+@right
+def arguments_of_all_kinds(base):
+    class Fn(base):
+        @staticmethod
+        def forward(ctx, x, /, scale=3, *others):
+            ctx.scale, ctx.count = scale, len(others)
+            return x * scale
+
+        @staticmethod
+        def backward(ctx, grad):
+            return (grad * ctx.scale, None, *([None] * ctx.count))
+
+    return Fn, leaf(), 2, "another"

@@ -7,6 +7,8 @@ its kin may come and go.
 """
 
 import functools
+import inspect
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -95,8 +97,10 @@ def _patch(cls: Any) -> None:
         function = there.__func__ if type(there) is staticmethod else there
         if not (type(function) is FunctionType or (type(there) is staticmethod and callable(function))):
             continue
-        if getattr(function, "__code__", None) in _WRAPPERS:  # from another class, that is watched
-            function = function.__wrapped__  # type: ignore[union-attr]
+        if (
+            type(function) is FunctionType and function.__code__.co_filename == _FILE
+        ):  # from another class, that is watched
+            function = vars(function)["__wrapped__"]
             there = staticmethod(function)
         wrapper = _wrapper(name, function)
         ours = staticmethod(wrapper) if type(there) is staticmethod else wrapper
@@ -104,19 +108,60 @@ def _patch(cls: Any) -> None:
         _patches.append((weakref.ref(cls), name, there, ours))
 
 
-def _wrapper(name: str, function: Any) -> Any:
-    runs = {"forward": _forward, "setup_context": _setup_context}.get(name, _backward)
+# torch takes the names of arguments from the code of forward, so a wrapper needs the same. In torch_ext's folder, for
+# whoever looks for the caller's line.
+_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "<watched>")
+_SOURCE = """
+def make(__run, __function, __is_compiling):
+    def watched({declared}):
+        if __is_compiling():  # torch.compile takes only this branch
+            return __function({passed})
+        return __run(__function, ({positional}), {{{keywords}}})
+    return watched
+"""
 
-    @functools.wraps(function)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        # torch.compile takes only the first branch.
-        if torch.compiler.is_compiling() or not _reports:
-            return function(*args, **kwargs)
-        if not _compat.runs_plainly():
+
+def _wrapper(name: str, function: Any) -> Any:
+    def run(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not _reports or not _compat.runs_plainly():
             return function(*args, **kwargs)
         return runs(function, args, kwargs)
 
+    runs = {"forward": _forward, "setup_context": _setup_context}.get(name, _backward)
+    scope: dict[str, Any] = {"__name__": __name__}
+    exec(compile(_SOURCE.format(**_arguments(function)), _FILE, "exec"), scope)
+    watched: Any = functools.wraps(function)(scope["make"](run, function, torch.compiler.is_compiling))
+    if type(function) is FunctionType:
+        watched.__defaults__, watched.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     return watched
+
+
+def _arguments(function: Any) -> dict[str, str]:
+    """How a wrapper of ``function`` declares its arguments and passes them on."""
+    if type(function) is not FunctionType:
+        return {
+            "declared": "*args, **kwargs",
+            "passed": "*args, **kwargs",
+            "positional": "*args,",
+            "keywords": "**kwargs",
+        }
+    code = function.__code__
+    end = code.co_argcount + code.co_kwonlyargcount
+    plain, only = code.co_varnames[: code.co_argcount], code.co_varnames[code.co_argcount : end]
+    others = list(code.co_varnames[end:])
+    rest = [f"*{others.pop(0)}"] if code.co_flags & inspect.CO_VARARGS else []
+    more = [f"**{others.pop(0)}"] if code.co_flags & inspect.CO_VARKEYWORDS else []
+    declared = list(plain)
+    if code.co_posonlyargcount:
+        declared.insert(code.co_posonlyargcount, "/")
+    declared += (rest or ["*"] * bool(only)) + list(only) + more
+    positional = [*plain, *rest]
+    return {
+        "declared": ", ".join(declared),
+        "passed": ", ".join([*positional, *(f"{each}={each}" for each in only), *more]),
+        "positional": "".join(f"{each}, " for each in positional),
+        "keywords": ", ".join([*(f"'{each}': {each}" for each in only), *more]),
+    }
 
 
 # --- The calls ------------------------------------------------------------------------------------
@@ -203,6 +248,3 @@ def _observe(observe: Any, ctx: Any, values: tuple[Any, ...], before: calls.Vers
     for report in _reports:
         for finding in found:
             report(cls, finding)
-
-
-_WRAPPERS = frozenset([_wrapper("forward", len).__code__])
