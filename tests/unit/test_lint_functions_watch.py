@@ -249,6 +249,27 @@ def test_it_keeps_no_tensor_and_no_class():
     assert watch.findings
 
 
+def test_it_keeps_no_class_that_a_method_holds():
+    def make():
+        inner = make_cube()
+
+        class Outer(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return inner.apply(x)
+
+            @staticmethod
+            def backward(ctx, grad):
+                return __class__ and grad
+
+        return weakref.ref(inner), weakref.ref(Outer)
+
+    with lint.watch():
+        references = make()
+        gc.collect()
+        assert [reference() for reference in references] == [None, None]
+
+
 def test_exceptions_of_forward_and_backward_pass():
     class Fn(torch.autograd.Function):
         @staticmethod

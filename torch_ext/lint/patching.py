@@ -27,7 +27,9 @@ _METHODS = ("forward", "setup_context", "backward", "vjp")
 
 _lock = threading.RLock()  # a class may be made in a finaliser that runs while the lock is held
 _reports: tuple[Report, ...] = ()
-_patches: list[tuple["weakref.ref[Any]", str, object, object]] = []
+# What stood there is kept by what stands there now: a method may hold a class.
+_patches: list[tuple["weakref.ref[Any]", str]] = []
+_BEFORE = "_torch_ext_before"
 _metaclass_init: tuple[Any, Any] | None = None
 
 
@@ -81,11 +83,14 @@ def _take_back() -> None:
     if _metaclass_init is not None and vars(metaclass).get("__init__") is _metaclass_init[1]:
         metaclass.__init__ = _metaclass_init[0]
     _metaclass_init = None
-    for reference, name, before, ours in _patches:
+    for reference, name in _patches:
         cls = reference()
-        # What somebody else has put there meanwhile is theirs.
-        if cls is not None and vars(cls).get(name) is ours:
-            type.__setattr__(cls, name, before)
+        if cls is not None:
+            there = vars(cls).get(name)
+            function = there.__func__ if type(there) is staticmethod else there
+            # What somebody else has put there meanwhile is theirs.
+            if _is_wrapper(function):
+                type.__setattr__(cls, name, vars(function)[_BEFORE])
     _patches.clear()
 
 
@@ -97,15 +102,13 @@ def _patch(cls: Any) -> None:
         function = there.__func__ if type(there) is staticmethod else there
         if not (type(function) is FunctionType or (type(there) is staticmethod and callable(function))):
             continue
-        if (
-            type(function) is FunctionType and function.__code__.co_filename == _FILE
-        ):  # from another class, that is watched
+        if _is_wrapper(function):  # from another class, that is watched
             function = vars(function)["__wrapped__"]
             there = staticmethod(function)
         wrapper = _wrapper(name, function)
-        ours = staticmethod(wrapper) if type(there) is staticmethod else wrapper
-        type.__setattr__(cls, name, ours)
-        _patches.append((weakref.ref(cls), name, there, ours))
+        vars(wrapper)[_BEFORE] = there
+        type.__setattr__(cls, name, staticmethod(wrapper) if type(there) is staticmethod else wrapper)
+        _patches.append((weakref.ref(cls), name))
 
 
 # torch takes the names of arguments from the code of forward, so a wrapper needs the same. In torch_ext's folder, for
@@ -119,6 +122,10 @@ def make(__run, __function, __is_compiling):
         return __run(__function, ({positional}), {{{keywords}}})
     return watched
 """
+
+
+def _is_wrapper(function: Any) -> bool:
+    return type(function) is FunctionType and function.__code__.co_filename == _FILE
 
 
 def _wrapper(name: str, function: Any) -> Any:
