@@ -336,14 +336,6 @@ def address_of(tensor: torch.Tensor) -> int | None:
         return None
 
 
-def address_of(tensor: torch.Tensor) -> int | None:
-    """Where the memory of a tensor begins, which two storages may share; None if it has none."""
-    try:
-        return tensor.untyped_storage().data_ptr() or None
-    except (NotImplementedError, RuntimeError):
-        return None
-
-
 def version_of(tensor: torch.Tensor) -> int | None:
     """How often a tensor was changed in place; None if nobody counts."""
     version = _get(tensor, "_version")
