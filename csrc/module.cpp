@@ -2,6 +2,7 @@
 // torch_ext._C: what Python can call, and nothing else.
 #include <anomaly/anomaly_engine.h>
 #include <anomaly/checks.h>
+#include <anomaly/finite.h>
 #include <anomaly/metadata.h>
 #include <anomaly/reporting_engine.h>
 #include <compat.h>
@@ -47,15 +48,22 @@ PyObject* py_use_our_anomaly_metadata(PyObject*, PyObject* ours) {
 
 PyDoc_STRVAR(
     checks_doc,
-    "set_anomaly_checks(loss, inf, /)\n--\n\n"
-    "Decides what anomaly mode checks besides NaN: what backward is called on,\n"
-    "and whether gradients are infinite. Returns what held before.");
+    "set_anomaly_checks(loss, inf, forward, /)\n--\n\n"
+    "Decides what anomaly mode checks besides NaN in backward: what backward is\n"
+    "called on, whether gradients are infinite, and what operators return.\n"
+    "Returns what held before.");
 
 PyDoc_STRVAR(
     engine_doc,
     "make_reporting_engine(engine, /)\n--\n\n"
     "An engine like torch's `engine` that reports on a backward that fails in\n"
     "anomaly mode.");
+
+PyDoc_STRVAR(
+    numbers_doc,
+    "has_numbers(tensor, /)\n--\n\n"
+    "Whether the tensor's numbers may be not finite, and can be read without\n"
+    "code of a subclass, a mode or a transform of torch.func.");
 
 PyDoc_STRVAR(
     root_doc,
@@ -97,6 +105,7 @@ PyMethodDef methods[] = {
      torch_ext::py_make_reporting_engine,
      METH_O,
      engine_doc},
+    {"has_numbers", torch_ext::py_has_numbers, METH_O, numbers_doc},
     {"node_of_root", torch_ext::py_node_of_root, METH_O, root_doc},
     {"set_anomaly_checks",
      torch_ext::py_set_anomaly_checks,

@@ -104,10 +104,14 @@ class LazyTraceback(list[str]):
 def use_our_anomaly_metadata(ours: bool, /) -> bool:
     """Decides whether nodes get torch_ext's metadata in anomaly mode from now on. Returns what held before."""
 
-def set_anomaly_checks(loss: bool, inf: bool, /) -> tuple[bool, bool]:
-    """Decides what anomaly mode checks besides NaN. Returns what held before.
+def has_numbers(tensor: torch.Tensor, /) -> bool:
+    """Whether the tensor's numbers may be not finite, and can be read without code of a subclass, a mode or so."""
 
-    ``loss``: what backward is called on and with; ``inf``: whether gradients are infinite.
+def set_anomaly_checks(loss: bool, inf: bool, forward: bool, /) -> tuple[bool, bool, bool]:
+    """Decides what anomaly mode checks besides NaN in backward. Returns what held before.
+
+    ``loss``: what backward is called on and with; ``inf``: whether values are infinite; ``forward``: what operators
+    return, when they do.
     """
 
 def make_reporting_engine(engine: Any, /) -> Any:

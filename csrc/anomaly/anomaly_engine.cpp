@@ -6,6 +6,7 @@
 #include <notes/backward_calls.h>
 #include <notes/node_notes.h>
 #include <notes/operators.h>
+#include <notes/seen_calls.h>
 
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/engine.h>
@@ -66,6 +67,7 @@ class AnomalyEngine : public compat::ForwardingEngine<Engine> {
     // Also if torch's own mode was turned on, or on another thread.
     if (torch::autograd::AnomalyMode::is_enabled()) {
       observe_operators_on_this_thread();
+      see_calls_of_thread();
     }
     return make_notes();
   }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/checks.h>
 
+#include <anomaly/finite.h>
+#include <anomaly/forward_checks.h>
 #include <compat.h>
+#include <notes/seen_calls.h>
 #include <python/error.h>
 #include <python/gil.h>
 
@@ -37,21 +40,14 @@ Checks in_force;
 
 // --- The check of a node -----------------------------------------------------
 
-/// What is wrong with a gradient, in the engine's words; null if nothing is.
-const char* fault_of(const at::Tensor& gradient) {
+/// What is wrong with a gradient; null if nothing is, or if that can't be known.
+const char* fault_of_gradient(const at::Tensor& gradient) {
   if (!gradient.defined() ||
       !(gradient.is_floating_point() || gradient.is_complex())) {
     return nullptr;
   }
   try {
-    const at::OptionalDeviceGuard guard(at::device_of(gradient));
-    const at::Tensor values = gradient.layout() == at::kStrided ? gradient
-        : gradient.is_sparse() ? gradient._values()
-                               : gradient.values();
-    if (at::isfinite(values).all().item<bool>()) {
-      return nullptr;
-    }
-    return at::isnan(values).any().item<bool>() ? "nan" : "infinite";
+    return fault_of(gradient, true);
   } catch (const c10::Error&) {
     // Of a kind that has no values to look at, as a gradient for vmap.
     return nullptr;
@@ -74,7 +70,7 @@ class FiniteCheck : public FunctionPostHook {
     // The nodes before gave nothing of the kind, so the engine's sum did, or a
     // hook.
     for (size_t i = 0; i < inputs.size(); ++i) {
-      if (const char* fault = fault_of(inputs[i])) {
+      if (const char* fault = fault_of_gradient(inputs[i])) {
         fail(
             node_,
             std::string("was given ") + fault + " values in its " +
@@ -83,7 +79,7 @@ class FiniteCheck : public FunctionPostHook {
     }
     check_outputs(outputs);
     if (const auto* leaf = dynamic_cast<AccumulateGrad*>(&node_)) {
-      if (const char* fault = fault_of(leaf->variable.grad())) {
+      if (const char* fault = fault_of_gradient(leaf->variable.grad())) {
         fail(
             node_,
             std::string("left ") + fault + " values in its leaf's gradient.");
@@ -99,7 +95,7 @@ class FiniteCheck : public FunctionPostHook {
  private:
   void check_outputs(const variable_list& outputs) const {
     for (size_t i = 0; i < outputs.size(); ++i) {
-      const char* fault = fault_of(outputs[i]);
+      const char* fault = fault_of_gradient(outputs[i]);
       if (fault == nullptr) {
         continue;
       }
@@ -186,19 +182,22 @@ const Checks& checks() {
 }
 
 PyObject* py_set_anomaly_checks(PyObject*, PyObject* args) {
+  HANDLE_TH_ERRORS
   int loss = 0;
   int inf = 0;
-  if (!PyArg_ParseTuple(args, "pp", &loss, &inf)) {
+  int forward = 0;
+  if (!PyArg_ParseTuple(args, "ppp", &loss, &inf, &forward)) {
     return nullptr;
   }
-  PyObject* before = Py_BuildValue(
-      "OO",
+  Ref before = checked(Py_BuildValue(
+      "OOO",
       in_force.loss ? Py_True : Py_False,
-      in_force.inf ? Py_True : Py_False);
-  if (before != nullptr) {
-    in_force = {loss != 0, inf != 0};
-  }
-  return before;
+      in_force.inf ? Py_True : Py_False,
+      in_force.forward ? Py_True : Py_False));
+  set_look_at_calls(forward != 0 ? check_call : nullptr);
+  in_force = {loss != 0, inf != 0, forward != 0};
+  return before.release();
+  END_HANDLE_TH_ERRORS
 }
 
 CheckedGraph::CheckedGraph(PyObject* roots) {

@@ -16,13 +16,14 @@ namespace torch_ext {
 struct Checks {
   bool loss = false; // of what backward is called on and with
   bool inf = false; // of each gradient
+  bool forward = false; // of what each operator and Function returns
 };
 
 /// Those in use. Needs the GIL, as everything here.
 const Checks& checks();
 
-/// set_anomaly_checks(loss, inf): decides it for the whole process. Returns
-/// what held before.
+/// set_anomaly_checks(loss, inf, forward): decides it for the whole process.
+/// Returns what held before.
 PyObject* py_set_anomaly_checks(PyObject* module, PyObject* args);
 
 /// While it lives, each node that a backward from `roots` can run throws if it

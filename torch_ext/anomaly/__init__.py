@@ -7,6 +7,7 @@ fraction of what torch's mode costs, and there is a report on a backward that fa
 
 import threading
 import warnings
+from dataclasses import dataclass
 
 import torch
 
@@ -86,11 +87,40 @@ def foreign_engine() -> object:
     return None if there is _engines.ours or _compat.is_torchs_engine(there) else there
 
 
+@dataclass(frozen=True)
+class Checks:
+    """What is checked, as :class:`detect_anomaly` takes it. Not for users.
+
+    Raises:
+        ValueError: ``check_nan`` is a text that names no way to check.
+    """
+
+    check_nan: bool | str = True
+    check_loss: bool = False
+    check_inf: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.check_nan, str) and self.check_nan not in _WAYS:
+            raise ValueError(f"check_nan is True, False, {' or '.join(map(repr, _WAYS))}, got {self.check_nan!r}")
+
+    @property
+    def by_torch(self) -> bool:
+        """Whether torch's engine checks each gradient."""
+        return True if isinstance(self.check_nan, str) else self.check_nan
+
+    def ours(self, mode: bool) -> tuple[bool, bool, bool]:
+        """The arguments of :func:`torch_ext._C.set_anomaly_checks`."""
+        return self.check_loss, self.check_inf, bool(mode) and self.check_nan == "forward"
+
+
+_WAYS = ("forward",)
+
+
 class Settings:
     """What a context changes, as it was before it. Not for users.
 
     Args:
-        mode, check_nan, check_loss, check_inf: as in :class:`detect_anomaly`.
+        mode, checks: as in :class:`detect_anomaly`.
         quiet: whether a failing backward prints nothing.
         operators: whether operators that change tensors, or in which values leave the graph, are noted.
         follow: whether what is computed from such values is followed, on this thread.
@@ -99,9 +129,7 @@ class Settings:
     def __init__(
         self,
         mode: bool,
-        check_nan: bool,
-        check_loss: bool,
-        check_inf: bool,
+        checks: Checks,
         *,
         quiet: bool = False,
         operators: bool = True,
@@ -110,7 +138,7 @@ class Settings:
         self.mode = torch.is_anomaly_enabled()
         self.check_nan = torch.is_anomaly_check_nan_enabled()
         self.switch = _switch.mode
-        self.checks = _C.set_anomaly_checks(check_loss, check_inf)
+        self.checks = _C.set_anomaly_checks(*checks.ours(mode))
         self.only_notes = _C.note_only(quiet)
         # Guards of compiled code look at what is observed, and it would be compiled anew.
         self.looks = bool(mode) and operators and (quiet or not _compat.has_compiled())
@@ -120,7 +148,7 @@ class Settings:
         if follow:
             _C.follow_operators(True)
         try:
-            torch.set_anomaly_enabled(mode, check_nan)
+            torch.set_anomaly_enabled(mode, checks.by_torch)
             _switch.set(mode=bool(mode))
         except BaseException:
             self.restore()
@@ -150,14 +178,16 @@ class set_detect_anomaly:
 
     Args:
         mode: on or off.
-        check_nan: whether a backward that gives NaN raises an error.
-        check_loss, check_inf: as in :class:`detect_anomaly`.
+        check_nan, check_loss, check_inf: as in :class:`detect_anomaly`.
+
+    Raises:
+        ValueError: ``check_nan`` is a text that names no way to check.
     """
 
     def __init__(
-        self, mode: bool, check_nan: bool = True, *, check_loss: bool = False, check_inf: bool = False
+        self, mode: bool, check_nan: bool | str = True, *, check_loss: bool = False, check_inf: bool = False
     ) -> None:
-        self._before = Settings(mode, check_nan, check_loss, check_inf)
+        self._before = Settings(mode, Checks(check_nan, check_loss, check_inf))
         self.prev = self._before.mode
         self.prev_check_nan = self._before.check_nan
 
@@ -176,19 +206,23 @@ class detect_anomaly:
     by :func:`last_report`.
 
     Args:
-        check_nan: whether a backward that gives NaN raises an error.
+        check_nan: whether a backward that gives NaN raises an error. With ``"forward"`` an operator or a Function does
+            so, too, when it returns NaN in a tensor that has a ``grad_fn``: masks and other data are not minded.
         check_loss: whether backward raises one at once, before a node runs, if what it is called on is NaN, or the
             gradient that it is called with.
         check_inf: whether a backward that gives infinite values raises an error too, and gradients that become
             infinite or NaN as they are added, by the engine or to a leaf's ``grad``. ``check_loss`` then minds
-            infinities too. It is made of backwards that Python code calls.
+            infinities too, as the check in forward does. It is made of backwards that Python code calls.
+
+    Raises:
+        ValueError: ``check_nan`` is a text that names no way to check.
     """
 
-    def __init__(self, check_nan: bool = True, *, check_loss: bool = False, check_inf: bool = False) -> None:
+    def __init__(self, check_nan: bool | str = True, *, check_loss: bool = False, check_inf: bool = False) -> None:
         self.prev = torch.is_anomaly_enabled()
         self.check_nan = check_nan
         self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
-        self._checks = check_loss, check_inf
+        self._checks = Checks(check_nan, check_loss, check_inf)
         self._before: Settings | None = None
         warnings.warn(
             "Anomaly Detection has been enabled. "
@@ -198,7 +232,7 @@ class detect_anomaly:
         )
 
     def __enter__(self) -> None:
-        self._before = Settings(True, self.check_nan, *self._checks)
+        self._before = Settings(True, self._checks)
 
     def __exit__(self, *args: object) -> None:
         # As torch's: what held when this object was created.

@@ -48,6 +48,25 @@ class Birth(Origin):
 
 
 @dataclass(frozen=True)
+class Argument:
+    """A tensor of numbers that a call in forward was given.
+
+    Args:
+        name: what the operator calls it; "argument 0" and so on of a Function.
+        shape: its shape.
+        nans, infs: how many of its numbers are NaN and infinite; None if that isn't known, or if the call has changed
+            it.
+        maker: the node that made it; None if none did.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    nans: int | None
+    infs: int | None
+    maker: Origin | None
+
+
+@dataclass(frozen=True)
 class Change:
     """A change of a tensor in place.
 

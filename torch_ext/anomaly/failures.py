@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from . import report
+from . import given, report
 from .birth import NOT_FINITE, UNKNOWN, bad_gradient, bad_root, find, find_before
 from .facts import Failure, Origin, Sight, Value
 from .graph import frames_of, name_of, node_of, parents_of, reachable
@@ -84,12 +84,12 @@ def refuse_bad_roots(
     roots: tuple[torch.Tensor | GradientEdge, ...], gradients: tuple[torch.Tensor | None, ...], infinite: bool
 ) -> None:
     """Raises an error, with a report, if backward is about to run on what is NaN, or infinite if that counts."""
-    given = bad_gradient(roots, gradients, infinite)
-    if given is not None:
+    wrong = bad_gradient(roots, gradients, infinite)
+    if wrong is not None:
         message = (
-            f"backward was called with a gradient that has {_fault(given.value)} values, for {name_of(given.node)}"
+            f"backward was called with a gradient that has {_fault(wrong.value)} values, for {name_of(wrong.node)}"
         )
-        report.refuse(RuntimeError(message), given.node, reachable(roots), "loss", NOT_FINITE, given)
+        report.refuse(RuntimeError(message), wrong.node, reachable(roots), "loss", NOT_FINITE, wrong)
     bad = bad_root(roots, infinite)
     if bad is not None:
         node, value, output = bad
@@ -118,6 +118,34 @@ def refuse_bad_results(
             graph = reachable(roots)
             forward, found = find(node, graph, roots, gradients, ())
             report.refuse(RuntimeError(message), node, graph, _fault(value), forward, found)
+
+
+def refuse_result(
+    node: Node,
+    output: int,
+    operator: str,
+    result: torch.Tensor,
+    fault: str,
+    tensors: list[tuple[str, torch.Tensor, bool]],
+) -> RuntimeError:
+    """The error to raise, with a report, since a forward call returned values that are not finite.
+
+    Args:
+        node: the node that the call made.
+        output: which of its outputs is not finite.
+        operator: what was called, "" for a Function.
+        result: the output.
+        fault: "nan" or "infinite".
+        tensors: what was given, each with its name and whether the call has changed it.
+    """
+    name = name_of(node)
+    called = f"'{name}' ({operator})" if operator else f"'{name}'"
+    message = f"The forward call of {called} returned {fault} values in its {output}th output."
+    arguments = given.describe(tensors)
+    found = given.find(node, look(result) or Value(), f"output {output} of {name}", arguments)
+    exc = RuntimeError(message)
+    report.explain_result(exc, found, output, arguments, reachable((GradientEdge(node, output),)))
+    return exc
 
 
 def _fault(value: Value) -> str:

@@ -18,6 +18,7 @@ _NODE_WORDS = {
     "nan": "gave NaN",
     "infinite": "gave infinite values",
     "loss": "was not finite",
+    "forward": "returned values that are not finite",
     "exception": "failed",
     "no_grad": "",
 }
@@ -67,9 +68,9 @@ def to_dot(
     for index, node in enumerate(neighbours):
         style = " ".join([_FAILING] * node.failing + [_BORN] * node.born)
         lines.append(f"  {index} [label={quote(_label(node, found, remarks))} {style}]")
-    word = _EDGE_WORDS[found]
+    word = _EDGE_WORDS.get(found)  # None if nothing is wrong with a gradient
     for edge in edges:
-        bad = neighbours[edge.start].failing and edge.output == output_index
+        bad = word is not None and neighbours[edge.start].failing and edge.output == output_index
         lines.append(f"  {edge.start} -> {edge.end}" + (f" [label={word} {_BAD_EDGE}]" if bad else ""))
     return "\n".join([*lines, "}", ""])
 

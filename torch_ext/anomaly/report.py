@@ -14,13 +14,14 @@ from typing import NoReturn
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from . import birth, changes, cuts, freed, picture
-from .facts import Birth, Cut, Edge, Failure, Frame, Freed, Modified, Neighbour, Origin
+from . import birth, changes, cuts, freed, given, picture
+from .facts import Argument, Birth, Cut, Edge, Failure, Frame, Freed, Modified, Neighbour, Origin
 from .graph import frames_of, metadata_of, name_of, parents_of, path_to, surroundings
 from .places import with_line
 
 # What the engine says of NaN, and the checks in csrc/anomaly/checks.cpp of the rest.
 _BAD = re.compile(r"^Function '.*' (returned|was given|left) (nan|infinite) values in its (?:(\d+)th)?")
+_IN_BACKWARD = ("nan", "infinite", "loss")
 _INVALID = re.compile(r"^Function .* returned an invalid gradient at index (\d+) ")
 
 
@@ -30,11 +31,12 @@ class Report:
 
     Args:
         node_name: the node that failed, "" if none has; if its backward ran a backward of its own, the node in that.
-        found: "nan"; "infinite", with ``check_inf``; "loss", if backward was called on or with what was so already,
-            with ``check_loss``; "no_grad", if it was called on what doesn't require grad; or "exception" for everything
-            else that is raised.
+        found: "nan"; "infinite", with ``check_inf``; "forward", if it was found in what the node's forward call
+            returned, with ``check_nan="forward"``; "loss", if backward was called on or with what was so already,
+            with ``check_loss``; "no_grad", if it was called on what doesn't require grad; or "exception" for
+            everything else that is raised.
         output_index: which of the node's gradients is NaN, infinite or invalid, counted from 0; None if something else
-            failed, as when the node was given or left such values.
+            failed, as when the node was given or left such values. If ``found`` is "forward", which of the results.
         error: type and text of the exception.
         frames: the forward call that created the node, outermost first; none if it was created outside anomaly mode.
         parents: in double backward the node whose backward created the failing one, then that one's, and so on.
@@ -46,6 +48,7 @@ class Report:
         neighbours, edges: the graph around the node.
         modified: if a tensor that the node needs was changed in place: which, by what, and in which lines.
         freed: if an earlier backward has freed the node: where that was called, and the way to the node.
+        arguments: what the forward call was given, if ``found`` is "forward".
         cuts: if backward was called on what doesn't require grad: where its values left the graph.
     """
 
@@ -64,6 +67,7 @@ class Report:
     modified: Modified | None = None
     freed: Freed | None = None
     cuts: tuple[Cut, ...] = ()
+    arguments: tuple[Argument, ...] = ()
 
     def to_json(self, indent: int | None = 2) -> str:
         """The report as the text of a JSON object."""
@@ -134,7 +138,7 @@ def complete(
     inner = _recent.get(vars(exc).get(_KEY, ""))
     if inner is not None:  # exc comes from a backward that the node's own ran
         report = dataclasses.replace(inner, enclosing=(*inner.enclosing, failure.origin))
-        if inner.found != "exception" and (inner.born is None or not inner.born.produced):
+        if inner.found in _IN_BACKWARD and (inner.born is None or not inner.born.produced):
             # What came from outside the inner graph may have arisen in this one.
             outer, _ = _find_birth(report, failure, node, graph, roots, gradients)
             if outer.born is not None and outer.born.after is None:
@@ -145,7 +149,7 @@ def complete(
         if node is not None:
             report = _explain(report, exc, node, graph)
         found = None
-        if report.found != "exception":
+        if report.found in _IN_BACKWARD:
             report, found = _find_birth(report, failure, node, graph, roots, gradients)
             _attach(exc, [_birth_note(report)])
         if node is not None:
@@ -197,6 +201,32 @@ def refuse(
     _last = _locate(report, node, graph, found.node if found is not None and found.exact else None)
     _remember(exc, _last)
     raise exc
+
+
+def explain_result(
+    exc: BaseException,
+    found: birth.Finding,
+    output: int,
+    arguments: tuple[Argument, ...],
+    graph: dict[Node, Node | None],
+) -> None:
+    """Reports on ``exc``, which is about output ``output`` of a forward call, which was given ``arguments``."""
+    global _last
+    origin = Origin(name_of(found.node), frames_of(metadata_of(found.node)))
+    report = Report(
+        node_name=origin.name,
+        found="forward",
+        output_index=output,
+        error=f"{type(exc).__name__}: {exc}",
+        frames=origin.frames,
+        parents=parents_of(metadata_of(found.node)),
+        forward=birth.NOT_FINITE,
+        born=_birth(found),
+        arguments=arguments,
+    )
+    _attach(exc, [note for note in (given.note(origin.name, arguments), _birth_note(report)) if note])
+    _last = _locate(report, found.node, graph, found.node if found.exact else None)
+    _remember(exc, _last)
 
 
 def _remember(exc: BaseException, report: Report) -> None:

@@ -54,4 +54,4 @@ _lasting: anomaly.Settings | None = None
 
 
 def _begin(operators: bool, follow: bool) -> anomaly.Settings:
-    return anomaly.Settings(True, False, False, False, quiet=True, operators=operators, follow=follow)
+    return anomaly.Settings(True, anomaly.Checks(False), quiet=True, operators=operators, follow=follow)

@@ -10,6 +10,7 @@
 #include <function/forward/outputs.h>
 #include <function/forward/record_function.h>
 #include <function/torch_own.h>
+#include <notes/seen_calls.h>
 #include <python/call.h>
 #include <python/error.h>
 #include <python/names.h>
@@ -215,8 +216,11 @@ PyObject* py_apply(
   const ClassRecord record = read_class(cls);
   const Arguments arguments =
       unwrap_dead(bind_arguments(record, args, count, keywords));
-  return call(reinterpret_cast<PyTypeObject*>(cls), record, arguments)
-      .release();
+  Ref result = call(reinterpret_cast<PyTypeObject*>(cls), record, arguments);
+  if (calls_are_seen()) {
+    see_call(arguments.begin(), arguments.size(), result.get());
+  }
+  return result.release();
   END_HANDLE_TH_ERRORS
 }
 
