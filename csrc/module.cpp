@@ -48,7 +48,7 @@ PyObject* py_use_our_anomaly_metadata(PyObject*, PyObject* ours) {
 
 PyDoc_STRVAR(
     checks_doc,
-    "set_anomaly_checks(loss, inf, forward, /)\n--\n\n"
+    "set_anomaly_checks(loss, inf, forward=False, /)\n--\n\n"
     "Decides what anomaly mode checks besides NaN in backward: what backward is\n"
     "called on, whether gradients are infinite, and what operators return.\n"
     "Returns what held before.");

@@ -107,7 +107,7 @@ def use_our_anomaly_metadata(ours: bool, /) -> bool:
 def has_numbers(tensor: torch.Tensor, /) -> bool:
     """Whether the tensor's numbers may be not finite, and can be read without code of a subclass, a mode or so."""
 
-def set_anomaly_checks(loss: bool, inf: bool, forward: bool, /) -> tuple[bool, bool, bool]:
+def set_anomaly_checks(loss: bool, inf: bool, forward: bool = False, /) -> tuple[bool, bool, bool]:
     """Decides what anomaly mode checks besides NaN in backward. Returns what held before.
 
     ``loss``: what backward is called on and with; ``inf``: whether values are infinite; ``forward``: what operators

@@ -186,7 +186,7 @@ PyObject* py_set_anomaly_checks(PyObject*, PyObject* args) {
   int loss = 0;
   int inf = 0;
   int forward = 0;
-  if (!PyArg_ParseTuple(args, "ppp", &loss, &inf, &forward)) {
+  if (!PyArg_ParseTuple(args, "pp|p", &loss, &inf, &forward)) {
     return nullptr;
   }
   Ref before = checked(Py_BuildValue(

@@ -22,7 +22,7 @@ struct Checks {
 /// Those in use. Needs the GIL, as everything here.
 const Checks& checks();
 
-/// set_anomaly_checks(loss, inf, forward): decides it for the whole process.
+/// set_anomaly_checks(loss, inf, forward=False): decides it for the whole process.
 /// Returns what held before.
 PyObject* py_set_anomaly_checks(PyObject* module, PyObject* args);
 

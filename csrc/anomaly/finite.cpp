@@ -25,7 +25,8 @@ struct Wrong {
 
 template <typename Bits>
 Wrong scan(const void* data, int64_t count, Bits infinity) {
-  const Bits magnitude = static_cast<Bits>(~(Bits{1} << (sizeof(Bits) * 8 - 1)));
+  const Bits magnitude =
+      static_cast<Bits>(~(Bits{1} << (sizeof(Bits) * 8 - 1)));
   const char* at = static_cast<const char*>(data);
   Bits nan = 0;
   Bits infinite = 0;
@@ -108,14 +109,15 @@ const char* fault_of(const at::Tensor& tensor, bool infinities_count) {
   if (!wrong) {
     wrong = scan_by_operators(tensor, infinities_count);
   }
-  return wrong->nan                             ? "nan"
+  return wrong->nan                         ? "nan"
       : wrong->infinite && infinities_count ? "infinite"
                                             : nullptr;
 }
 
 PyObject* py_has_numbers(PyObject*, PyObject* tensor) {
   HANDLE_TH_ERRORS
-  return PyBool_FromLong(has_numbers(THPVariable_Unpack(require_tensor(tensor))));
+  return PyBool_FromLong(
+      has_numbers(THPVariable_Unpack(require_tensor(tensor))));
   END_HANDLE_TH_ERRORS
 }
 

@@ -68,14 +68,12 @@ Ref list_arguments(const SeenCall& call) {
         call.schema == nullptr ? nullptr : &call.schema->arguments()[i];
     const bool is_changed = declared != nullptr &&
         declared->alias_info() != nullptr && declared->alias_info()->isWrite();
-    const std::string name =
-        declared == nullptr ? "argument " + std::to_string(i) : declared->name();
+    const std::string name = declared == nullptr
+        ? "argument " + std::to_string(i)
+        : declared->name();
     Ref object = checked(THPVariable_Wrap(tensor));
     Ref item = checked(Py_BuildValue(
-        "(sOO)",
-        name.c_str(),
-        object.get(),
-        is_changed ? Py_True : Py_False));
+        "(sOO)", name.c_str(), object.get(), is_changed ? Py_True : Py_False));
     check_status(PyList_Append(list.get(), item.get()));
   });
   return list;

@@ -204,6 +204,25 @@ def thread():
     raise errors[0]
 
 
+def test_first_node_of_a_thread():
+    """What it runs when it is first noticed is looked at with its next operator."""
+
+    def work():
+        x = leaf(-1.0)
+        h = x.sqrt()
+        try:
+            h * 2
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    errors = []
+    with anomaly.set_detect_anomaly(True, "forward"):
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+    assert errors == ["The forward call of 'SqrtBackward0' returned nan values in its 0th output."]
+
+
 # --- In backward --------------------------------------------------------------------------------------
 
 
