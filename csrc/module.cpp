@@ -5,6 +5,7 @@
 #include <anomaly/finite.h>
 #include <anomaly/metadata.h>
 #include <anomaly/reporting_engine.h>
+#include <anomaly/saved_sums.h>
 #include <compat.h>
 #include <function/ctx/ctx.h>
 #include <function/ctx/gc.h>
@@ -48,16 +49,22 @@ PyObject* py_use_our_anomaly_metadata(PyObject*, PyObject* ours) {
 
 PyDoc_STRVAR(
     checks_doc,
-    "set_anomaly_checks(loss, inf, forward=False, /)\n--\n\n"
+    "set_anomaly_checks(loss, inf, forward=False, saved=False, /)\n--\n\n"
     "Decides what anomaly mode checks besides NaN in backward: what backward is\n"
-    "called on, whether gradients are infinite, and what operators return.\n"
-    "Returns what held before.");
+    "called on, whether gradients are infinite, what operators return, and\n"
+    "what nodes have saved. Returns what held before.");
 
 PyDoc_STRVAR(
     engine_doc,
     "make_reporting_engine(engine, /)\n--\n\n"
     "An engine like torch's `engine` that reports on a backward that fails in\n"
     "anomaly mode.");
+
+PyDoc_STRVAR(
+    changed_doc,
+    "changed_saved(node, /)\n--\n\n"
+    "(tensor, its number, how many are saved) of what the node has saved and\n"
+    "has changed since; None if nothing has.");
 
 PyDoc_STRVAR(
     numbers_doc,
@@ -105,6 +112,7 @@ PyMethodDef methods[] = {
      torch_ext::py_make_reporting_engine,
      METH_O,
      engine_doc},
+    {"changed_saved", torch_ext::py_changed_saved, METH_O, changed_doc},
     {"has_numbers", torch_ext::py_has_numbers, METH_O, numbers_doc},
     {"node_of_root", torch_ext::py_node_of_root, METH_O, root_doc},
     {"set_anomaly_checks",

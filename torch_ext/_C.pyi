@@ -104,14 +104,22 @@ class LazyTraceback(list[str]):
 def use_our_anomaly_metadata(ours: bool, /) -> bool:
     """Decides whether nodes get torch_ext's metadata in anomaly mode from now on. Returns what held before."""
 
+def changed_saved(node: torch.autograd.graph.Node, /) -> tuple[torch.Tensor, int, int] | None:
+    """(tensor, its number, how many are saved) of what a node has saved and has changed since.
+
+    None if nothing has.
+    """
+
 def has_numbers(tensor: torch.Tensor, /) -> bool:
     """Whether the tensor's numbers may be not finite, and can be read without code of a subclass, a mode or so."""
 
-def set_anomaly_checks(loss: bool, inf: bool, forward: bool = False, /) -> tuple[bool, bool, bool]:
+def set_anomaly_checks(
+    loss: bool, inf: bool, forward: bool = False, saved: bool = False, /
+) -> tuple[bool, bool, bool, bool]:
     """Decides what anomaly mode checks besides NaN in backward. Returns what held before.
 
     ``loss``: what backward is called on and with; ``inf``: whether values are infinite; ``forward``: what operators
-    return, when they do.
+    return, when they do; ``saved``: what nodes have saved.
     """
 
 def make_reporting_engine(engine: Any, /) -> Any:

@@ -314,6 +314,13 @@ def raw_saved_tensors(node: Any) -> Iterator[tuple[str, Any]]:
                     yield (f"{label}[{index}]" if several else label), each
 
 
+def hooked_tensors(node: Any) -> int:
+    """How many of the tensors that ``node`` has saved a user's hook unpacks."""
+    prefix = "_raw_saved_"
+    raws = (each for name in dir(type(node)) if name.startswith(prefix) for each in _as_tuple(_get(node, name))[0])
+    return sum(_get(each, "unpack_hook") is not None for each in raws)
+
+
 def data_of_saved(raw: Any) -> torch.Tensor | None:
     """The tensor behind a saved one, whatever has become of it; None if there is none."""
     data = _get(raw, "data")

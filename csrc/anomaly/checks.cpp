@@ -3,6 +3,7 @@
 
 #include <anomaly/finite.h>
 #include <anomaly/forward_checks.h>
+#include <anomaly/saved_sums.h>
 #include <compat.h>
 #include <notes/seen_calls.h>
 #include <python/error.h>
@@ -118,7 +119,8 @@ class FiniteCheck : public FunctionPostHook {
 // a node's hooks, which may not change then.
 struct Checked {
   compat::NodePtr node;
-  std::uintptr_t hook;
+  std::uintptr_t hook; // 0 if it has none after it has run
+  torch::autograd::FunctionPreHook* hook_before; // or null
   int backwards;
 };
 
@@ -130,6 +132,28 @@ std::unordered_map<Node*, Checked>& checked_nodes() {
 
 // Guards it on Python without a GIL.
 compat::Mutex checking;
+
+void add_hooks(Checked& checked) {
+  Node& node = *checked.node;
+  if (in_force.inf) {
+    checked.hook = node.add_post_hook(std::make_unique<FiniteCheck>(node));
+  }
+  if (in_force.saved) {
+    node.add_pre_hook(make_saved_check(node));
+    checked.hook_before = node.pre_hooks().back().get();
+  }
+}
+
+void remove_hooks(Checked& checked) {
+  if (checked.hook != 0) {
+    checked.node->del_post_hook(checked.hook);
+  }
+  if (checked.hook_before != nullptr) {
+    std::erase_if(checked.node->pre_hooks(), [&](const auto& hook) {
+      return hook.get() == checked.hook_before;
+    });
+  }
+}
 
 compat::NodePtr node_of_edge(PyObject* node) {
   if (PyObject_TypeCheck(node, &THPFunctionType)) {
@@ -186,32 +210,33 @@ PyObject* py_set_anomaly_checks(PyObject*, PyObject* args) {
   int loss = 0;
   int inf = 0;
   int forward = 0;
-  if (!PyArg_ParseTuple(args, "pp|p", &loss, &inf, &forward)) {
+  int saved = 0;
+  if (!PyArg_ParseTuple(args, "pp|pp", &loss, &inf, &forward, &saved)) {
     return nullptr;
   }
   Ref before = checked(Py_BuildValue(
-      "OOO",
+      "OOOO",
       in_force.loss ? Py_True : Py_False,
       in_force.inf ? Py_True : Py_False,
-      in_force.forward ? Py_True : Py_False));
-  set_look_at_calls(forward != 0 ? check_call : nullptr);
-  in_force = {loss != 0, inf != 0, forward != 0};
+      in_force.forward ? Py_True : Py_False,
+      in_force.saved ? Py_True : Py_False));
+  set_look_at_calls(forward != 0 || saved != 0 ? check_call : nullptr);
+  in_force = {loss != 0, inf != 0, forward != 0, saved != 0};
   return before.release();
   END_HANDLE_TH_ERRORS
 }
 
 CheckedGraph::CheckedGraph(PyObject* roots) {
-  if (!in_force.inf || !PyTuple_Check(roots)) {
+  if ((!in_force.inf && !in_force.saved) || !PyTuple_Check(roots)) {
     return;
   }
   const compat::Lock lock(checking);
   for (compat::NodePtr& node : reachable_from(roots)) {
     Node& checked = *node;
     auto [it, is_new] =
-        checked_nodes().try_emplace(&checked, Checked{node, 0, 0});
+        checked_nodes().try_emplace(&checked, Checked{node, 0, nullptr, 0});
     if (is_new) {
-      it->second.hook =
-          checked.add_post_hook(std::make_unique<FiniteCheck>(checked));
+      add_hooks(it->second);
     }
     ++it->second.backwards;
     nodes_.push_back(&checked);
@@ -225,7 +250,7 @@ CheckedGraph::~CheckedGraph() {
   for (Node* node : nodes_) {
     auto it = checked_nodes().find(node);
     if (--it->second.backwards == 0) {
-      node->del_post_hook(it->second.hook);
+      remove_hooks(it->second);
       released.push_back(std::move(it->second.node));
       checked_nodes().erase(it);
     }

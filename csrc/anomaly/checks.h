@@ -17,18 +17,20 @@ struct Checks {
   bool loss = false; // of what backward is called on and with
   bool inf = false; // of each gradient
   bool forward = false; // of what each operator and Function returns
+  bool saved = false; // of what nodes have saved
 };
 
 /// Those in use. Needs the GIL, as everything here.
 const Checks& checks();
 
-/// set_anomaly_checks(loss, inf, forward=False): decides it for the whole process.
-/// Returns what held before.
+/// set_anomaly_checks(loss, inf, forward=False, saved=False): decides it for the
+/// whole process. Returns what held before.
 PyObject* py_set_anomaly_checks(PyObject* module, PyObject* args);
 
-/// While it lives, each node that a backward from `roots` can run throws if it
-/// is given or gives gradients that are not finite, or accumulates such; NaN
-/// that it gives is left to the engine. Backwards may share nodes.
+/// While it lives, each node that a backward from `roots` can run is checked, as
+/// checks() asks: it throws if it is given or gives gradients that are not
+/// finite, or accumulates such; NaN that it gives is left to the engine. Or it
+/// throws if what it has saved has changed. Backwards may share nodes.
 class CheckedGraph {
  public:
   explicit CheckedGraph(PyObject* roots);

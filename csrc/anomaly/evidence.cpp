@@ -186,23 +186,6 @@ std::vector<at::Tensor> saved_by_function(const compat::NodePtr& node) {
   return result;
 }
 
-std::vector<at::Tensor> saved_by(const compat::NodePtr& node) {
-  // The size of a tensor may be a symbol that looking would fix.
-  if (c10::impl::TorchDispatchModeTLS::any_modes_set()) {
-    return {};
-  }
-  // Unpacking must not call a subclass of Tensor.
-  const c10::impl::ExcludeDispatchKeyGuard no_python(
-      c10::DispatchKeySet(
-          {c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot}));
-  const std::type_info& type = typeid(*node);
-  if (is_generated(type)) {
-    return saved_by_generated(node);
-  }
-  return type == typeid(PyNode) ? saved_by_function(node)
-                                : std::vector<at::Tensor>();
-}
-
 // --- Before and after a node -------------------------------------------------
 
 std::unique_ptr<at::ObserverContext> node_begins(const at::RecordFunction&) {
@@ -219,9 +202,7 @@ void node_has_run(const at::RecordFunction&, at::ObserverContext*) {
   try {
     std::vector<at::Tensor> saved = saved_by(node);
     if (!saved.empty()) {
-      Place& place = own_place();
-      drop(place);
-      place.kept = new Evidence{node, std::move(saved)};
+      keep_evidence({node, std::move(saved)});
     }
   } catch (const std::exception&) {
     // A tensor has been modified in place, or is of a kind that can't be
@@ -240,6 +221,29 @@ bool has_callbacks() {
 }
 
 } // namespace
+
+std::vector<at::Tensor> saved_by(const compat::NodePtr& node) {
+  // The size of a tensor may be a symbol that looking would fix.
+  if (c10::impl::TorchDispatchModeTLS::any_modes_set()) {
+    return {};
+  }
+  // Unpacking must not call a subclass of Tensor.
+  const c10::impl::ExcludeDispatchKeyGuard no_python(
+      c10::DispatchKeySet(
+          {c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot}));
+  const std::type_info& type = typeid(*node);
+  if (is_generated(type)) {
+    return saved_by_generated(node);
+  }
+  return type == typeid(PyNode) ? saved_by_function(node)
+                                : std::vector<at::Tensor>();
+}
+
+void keep_evidence(Evidence evidence) {
+  Place& place = own_place();
+  drop(place);
+  place.kept = new Evidence(std::move(evidence));
+}
 
 KeepEvidence::KeepEvidence()
     : on_(torch::autograd::AnomalyMode::is_enabled() &&

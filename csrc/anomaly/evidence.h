@@ -37,4 +37,11 @@ struct Evidence {
 /// node if nothing is.
 Evidence take_evidence(const torch::autograd::AnomalyMetadata* metadata);
 
+/// What a node has saved, as in Evidence. Runs no hook. Throws if a tensor was
+/// changed in place since, or can't be unpacked so.
+std::vector<at::Tensor> saved_by(const compat::NodePtr& node);
+
+/// Keeps what was seen of a node, for take_evidence() on this thread.
+void keep_evidence(Evidence evidence);
+
 } // namespace torch_ext

@@ -4,6 +4,7 @@
 #include <anomaly/checks.h>
 #include <anomaly/finite.h>
 #include <anomaly/python_modules.h>
+#include <anomaly/saved_sums.h>
 #include <compat.h>
 #include <python/error.h>
 #include <python/gil.h>
@@ -124,6 +125,9 @@ void check_call(const SeenCall& call) {
     const auto [node, output] = origin_of(result, call);
     if (!node) {
       return;
+    }
+    if (checks().saved) {
+      remember_saved(node);
     }
     if (checks().forward && has_numbers(result)) {
       if (const char* fault = fault_of(result, checks().inf)) {

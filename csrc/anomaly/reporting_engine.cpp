@@ -44,7 +44,7 @@ void finish_report(PyObject* roots, PyObject* gradients) {
 /// Whether there is more to check than NaN in a backward with this many
 /// arguments by position.
 bool checks_on(Py_ssize_t count) {
-  return (checks().loss || checks().inf) && count > 1 &&
+  return (checks().loss || checks().inf || checks().saved) && count > 1 &&
       torch::autograd::AnomalyMode::is_enabled();
 }
 

@@ -24,6 +24,8 @@ struct NodeNotes : torch::autograd::PyAnomalyMetadata {
   /// Where values that the node was made from had left a graph: numbers of
   /// cuts. Written by the thread that makes the node, before it is handed out.
   std::vector<std::uint32_t> cuts;
+  /// What check_saved remembers; null if nothing.
+  std::shared_ptr<void> saved_sums;
 };
 
 /// Notes for a node that is being made. Called with or without the GIL.

@@ -387,7 +387,7 @@ CALLS = []
 def wrapper_subclass():
     CALLS.clear()
     Wrapper(torch.tensor([-1.0])).sqrt()
-    assert CALLS == [torch.ops.aten.sqrt.default, torch.ops.aten.detach.default]  # torch saves the result
+    assert [torch.ops.aten.sqrt.default, torch.ops.aten.detach.default] == CALLS  # torch saves the result
 
 
 def functional_transforms():
@@ -482,7 +482,7 @@ def test_other_threads_stop_with_the_mode():
 @pytest.mark.parametrize("context", [anomaly.set_detect_anomaly, anomaly.detect_anomaly])
 def test_wrong_ways(context):
     options = {"mode": True} if context is anomaly.set_detect_anomaly else {}
-    with pytest.raises(ValueError, match="check_nan is True, False, 'forward'.*got 'backward'"):
+    with pytest.raises(ValueError, match=r"check_nan is True, False, 'forward'.*got 'backward'"):
         context(**options, check_nan="backward")
     assert is_torchs()
 
@@ -526,8 +526,10 @@ def test_report(tmp_path):
     given, born = raised.value.__notes__
     assert given.splitlines() == [
         "The forward call of MulBackward0 was given",
-        f"  self of shape (2,), made by ExpBackward0 at {__file__.rpartition('/')[2]}:"
-        f"{test_report.__code__.co_firstlineno + 3}: finite",
+        (
+            f"  self of shape (2,), made by ExpBackward0 at {__file__.rpartition('/')[2]}:"
+            f"{test_report.__code__.co_firstlineno + 3}: finite"
+        ),
         "  other of shape (2,): 1 NaN, 1 infinite",
     ]
     assert born.startswith(

@@ -98,6 +98,7 @@ class Checks:
     check_nan: bool | str = True
     check_loss: bool = False
     check_inf: bool = False
+    check_saved: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.check_nan, str) and self.check_nan not in _WAYS:
@@ -108,9 +109,10 @@ class Checks:
         """Whether torch's engine checks each gradient."""
         return True if isinstance(self.check_nan, str) else self.check_nan
 
-    def ours(self, mode: bool) -> tuple[bool, bool, bool]:
+    def ours(self, mode: bool) -> tuple[bool, bool, bool, bool]:
         """The arguments of :func:`torch_ext._C.set_anomaly_checks`."""
-        return self.check_loss, self.check_inf, bool(mode) and self.check_nan == "forward"
+        on = bool(mode)
+        return self.check_loss, self.check_inf, on and self.check_nan == "forward", on and self.check_saved
 
 
 _WAYS = ("forward",)
@@ -178,16 +180,22 @@ class set_detect_anomaly:
 
     Args:
         mode: on or off.
-        check_nan, check_loss, check_inf: as in :class:`detect_anomaly`.
+        check_nan, check_loss, check_inf, check_saved: as in :class:`detect_anomaly`.
 
     Raises:
         ValueError: ``check_nan`` is a text that names no way to check.
     """
 
     def __init__(
-        self, mode: bool, check_nan: bool | str = True, *, check_loss: bool = False, check_inf: bool = False
+        self,
+        mode: bool,
+        check_nan: bool | str = True,
+        *,
+        check_loss: bool = False,
+        check_inf: bool = False,
+        check_saved: bool = False,
     ) -> None:
-        self._before = Settings(mode, Checks(check_nan, check_loss, check_inf))
+        self._before = Settings(mode, Checks(check_nan, check_loss, check_inf, check_saved))
         self.prev = self._before.mode
         self.prev_check_nan = self._before.check_nan
 
@@ -213,16 +221,26 @@ class detect_anomaly:
         check_inf: whether a backward that gives infinite values raises an error too, and gradients that become
             infinite or NaN as they are added, by the engine or to a leaf's ``grad``. ``check_loss`` then minds
             infinities too, as the check in forward does. It is made of backwards that Python code calls.
+        check_saved: whether a node raises an error, before it runs in a backward that Python code calls, if the values
+            of what it has saved have changed though no operator in place has: through ``.data``, numpy, DLPack or a
+            pointer. What nodes made in the mode save is read once then, and once before they run.
 
     Raises:
         ValueError: ``check_nan`` is a text that names no way to check.
     """
 
-    def __init__(self, check_nan: bool | str = True, *, check_loss: bool = False, check_inf: bool = False) -> None:
+    def __init__(
+        self,
+        check_nan: bool | str = True,
+        *,
+        check_loss: bool = False,
+        check_inf: bool = False,
+        check_saved: bool = False,
+    ) -> None:
         self.prev = torch.is_anomaly_enabled()
         self.check_nan = check_nan
         self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
-        self._checks = Checks(check_nan, check_loss, check_inf)
+        self._checks = Checks(check_nan, check_loss, check_inf, check_saved)
         self._before: Settings | None = None
         warnings.warn(
             "Anomaly Detection has been enabled. "

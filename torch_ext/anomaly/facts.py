@@ -93,6 +93,7 @@ class Modified:
         maker: the node that made it; None if that isn't known, or if it is a leaf.
         expected, version: its versions when it was saved, and when it was needed.
         changes: what happened in between, in order.
+        unchecked: with ``check_saved``, how many other tensors that the node has saved were not looked at.
     """
 
     origin: Origin
@@ -102,6 +103,7 @@ class Modified:
     expected: int
     version: int
     changes: tuple[Change, ...]
+    unchecked: int = 0
 
 
 @dataclass(frozen=True)

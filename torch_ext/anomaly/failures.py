@@ -13,6 +13,7 @@ import torch
 from torch.autograd.graph import GradientEdge, Node
 
 from . import given, report
+from .behind import is_changed_by_torch  # noqa: F401 (C++ calls it)
 from .birth import NOT_FINITE, UNKNOWN, bad_gradient, bad_root, find, find_before
 from .facts import Failure, Origin, Sight, Value
 from .graph import frames_of, name_of, node_of, parents_of, reachable

@@ -19,6 +19,7 @@ _NODE_WORDS = {
     "infinite": "gave infinite values",
     "loss": "was not finite",
     "forward": "returned values that are not finite",
+    "saved": "has saved what has changed",
     "exception": "failed",
     "no_grad": "",
 }

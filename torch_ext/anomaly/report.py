@@ -14,13 +14,14 @@ from typing import NoReturn
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
-from . import birth, changes, cuts, freed, given, picture
+from . import behind, birth, changes, cuts, freed, given, picture
 from .facts import Argument, Birth, Cut, Edge, Failure, Frame, Freed, Modified, Neighbour, Origin
 from .graph import frames_of, metadata_of, name_of, parents_of, path_to, surroundings
 from .places import with_line
 
 # What the engine says of NaN, and the checks in csrc/anomaly/checks.cpp of the rest.
 _BAD = re.compile(r"^Function '.*' (returned|was given|left) (nan|infinite) values in its (?:(\d+)th)?")
+_SAVED = re.compile(r"^Function '.*' needs a saved tensor whose values have changed, though its version has not")
 _IN_BACKWARD = ("nan", "infinite", "loss")
 _INVALID = re.compile(r"^Function .* returned an invalid gradient at index (\d+) ")
 
@@ -32,9 +33,9 @@ class Report:
     Args:
         node_name: the node that failed, "" if none has; if its backward ran a backward of its own, the node in that.
         found: "nan"; "infinite", with ``check_inf``; "forward", if it was found in what the node's forward call
-            returned, with ``check_nan="forward"``; "loss", if backward was called on or with what was so already,
-            with ``check_loss``; "no_grad", if it was called on what doesn't require grad; or "exception" for
-            everything else that is raised.
+            returned, with ``check_nan="forward"``; "saved", with ``check_saved``; "loss", if backward was called on or
+            with what was so already, with ``check_loss``; "no_grad", if it was called on what doesn't require grad; or
+            "exception" for everything else that is raised.
         output_index: which of the node's gradients is NaN, infinite or invalid, counted from 0; None if something else
             failed, as when the node was given or left such values. If ``found`` is "forward", which of the results.
         error: type and text of the exception.
@@ -244,7 +245,7 @@ def _describe(failure: Failure, exc: BaseException) -> Report:
     index = bad[3] if bad and bad[1] == "returned" else invalid and invalid[1]
     return Report(
         node_name=failure.origin.name,
-        found=bad[2] if bad else "exception",
+        found=bad[2] if bad else "saved" if _SAVED.match(message) else "exception",
         output_index=int(index) if index else None,
         error=f"{type(exc).__name__}: {message}",
         frames=failure.origin.frames,
@@ -254,6 +255,11 @@ def _describe(failure: Failure, exc: BaseException) -> Report:
 
 def _explain(report: Report, exc: BaseException, node: Node, graph: dict[Node, Node | None]) -> Report:
     """``report`` with what is behind torch's own error, which ``exc`` gets as a note."""
+    if report.found == "saved":
+        behind_back = behind.explain(node)
+        if behind_back is not None:
+            _attach(exc, [behind.note(behind_back)])
+        return dataclasses.replace(report, modified=behind_back)
     modified = changes.describe(node, str(exc))
     if modified is not None:
         _attach(exc, [changes.note(modified)])
