@@ -2,6 +2,7 @@
 // torch_ext._C: what Python can call, and nothing else.
 #include <anomaly/anomaly_engine.h>
 #include <anomaly/checks.h>
+#include <anomaly/deferred.h>
 #include <anomaly/finite.h>
 #include <anomaly/metadata.h>
 #include <anomaly/reporting_engine.h>
@@ -49,7 +50,7 @@ PyObject* py_use_our_anomaly_metadata(PyObject*, PyObject* ours) {
 
 PyDoc_STRVAR(
     checks_doc,
-    "set_anomaly_checks(loss, inf, forward=False, saved=False, /)\n--\n\n"
+    "set_anomaly_checks(loss, inf, forward=False, saved=False, every=-1, /)\n--\n\n"
     "Decides what anomaly mode checks besides NaN in backward: what backward is\n"
     "called on, whether gradients are infinite, what operators return, and\n"
     "what nodes have saved. Returns what held before.");
@@ -65,6 +66,12 @@ PyDoc_STRVAR(
     "changed_saved(node, /)\n--\n\n"
     "(tensor, its number, how many are saved) of what the node has saved and\n"
     "has changed since; None if nothing has.");
+
+PyDoc_STRVAR(
+    late_doc,
+    "take_late_evidence()\n--\n\n"
+    "[(node, tuple of what it had saved)] of nodes that ran after the one that a\n"
+    "deferred check has named on this thread. Forgets it.");
 
 PyDoc_STRVAR(
     numbers_doc,
@@ -119,6 +126,10 @@ PyMethodDef methods[] = {
      torch_ext::py_set_anomaly_checks,
      METH_VARARGS,
      checks_doc},
+    {"take_late_evidence",
+     torch_ext::py_take_late_evidence,
+     METH_NOARGS,
+     late_doc},
     {"use_our_anomaly_metadata",
      py_use_our_anomaly_metadata,
      METH_O,

@@ -110,16 +110,20 @@ def changed_saved(node: torch.autograd.graph.Node, /) -> tuple[torch.Tensor, int
     None if nothing has.
     """
 
+def take_late_evidence() -> list[tuple[torch.autograd.graph.Node, tuple[torch.Tensor | None, ...]]]:
+    """Nodes that ran after the one that a deferred check has named on this thread, and what each had saved."""
+
 def has_numbers(tensor: torch.Tensor, /) -> bool:
     """Whether the tensor's numbers may be not finite, and can be read without code of a subclass, a mode or so."""
 
 def set_anomaly_checks(
-    loss: bool, inf: bool, forward: bool = False, saved: bool = False, /
-) -> tuple[bool, bool, bool, bool]:
+    loss: bool, inf: bool, forward: bool = False, saved: bool = False, every: int = -1, /
+) -> tuple[bool, bool, bool, bool, int]:
     """Decides what anomaly mode checks besides NaN in backward. Returns what held before.
 
     ``loss``: what backward is called on and with; ``inf``: whether values are infinite; ``forward``: what operators
-    return, when they do; ``saved``: what nodes have saved.
+    return, when they do; ``saved``: what nodes have saved. ``every``: if not
+    negative, gradients are looked at after so many nodes, 0 for the end of backward.
     """
 
 def make_reporting_engine(engine: Any, /) -> Any:

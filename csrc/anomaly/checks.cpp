@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/checks.h>
 
+#include <anomaly/deferred.h>
 #include <anomaly/finite.h>
 #include <anomaly/forward_checks.h>
 #include <anomaly/saved_sums.h>
@@ -67,6 +68,10 @@ class FiniteCheck : public FunctionPostHook {
   variable_list operator()(
       const variable_list& outputs,
       const variable_list& inputs) override {
+    if (in_force.deferred) {
+      note_gradients(node_, outputs, inputs);
+      return outputs;
+    }
     const torch::autograd::AutoGradMode no_grad(false);
     // The nodes before gave nothing of the kind, so the engine's sum did, or a
     // hook.
@@ -135,7 +140,7 @@ compat::Mutex checking;
 
 void add_hooks(Checked& checked) {
   Node& node = *checked.node;
-  if (in_force.inf) {
+  if (in_force.inf || in_force.deferred) {
     checked.hook = node.add_post_hook(std::make_unique<FiniteCheck>(node));
   }
   if (in_force.saved) {
@@ -211,23 +216,33 @@ PyObject* py_set_anomaly_checks(PyObject*, PyObject* args) {
   int inf = 0;
   int forward = 0;
   int saved = 0;
-  if (!PyArg_ParseTuple(args, "pp|pp", &loss, &inf, &forward, &saved)) {
+  Py_ssize_t every = -1;
+  if (!PyArg_ParseTuple(
+          args, "pp|ppn", &loss, &inf, &forward, &saved, &every)) {
     return nullptr;
   }
   Ref before = checked(Py_BuildValue(
-      "OOOO",
+      "OOOOn",
       in_force.loss ? Py_True : Py_False,
       in_force.inf ? Py_True : Py_False,
       in_force.forward ? Py_True : Py_False,
-      in_force.saved ? Py_True : Py_False));
+      in_force.saved ? Py_True : Py_False,
+      in_force.deferred ? static_cast<Py_ssize_t>(in_force.every) : -1));
   set_look_at_calls(forward != 0 || saved != 0 ? check_call : nullptr);
-  in_force = {loss != 0, inf != 0, forward != 0, saved != 0};
+  in_force = {
+      loss != 0,
+      inf != 0,
+      forward != 0,
+      saved != 0,
+      every >= 0,
+      every > 0 ? static_cast<size_t>(every) : 0};
   return before.release();
   END_HANDLE_TH_ERRORS
 }
 
 CheckedGraph::CheckedGraph(PyObject* roots) {
-  if ((!in_force.inf && !in_force.saved) || !PyTuple_Check(roots)) {
+  const bool any = in_force.inf || in_force.saved || in_force.deferred;
+  if (!any || !PyTuple_Check(roots)) {
     return;
   }
   const compat::Lock lock(checking);

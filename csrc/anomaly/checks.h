@@ -4,6 +4,7 @@
 
 #include <torch/csrc/python_headers.h>
 
+#include <cstddef>
 #include <vector>
 
 namespace torch::autograd {
@@ -18,13 +19,16 @@ struct Checks {
   bool inf = false; // of each gradient
   bool forward = false; // of what each operator and Function returns
   bool saved = false; // of what nodes have saved
+  bool deferred = false; // of gradients, without waiting for devices
+  std::size_t every = 0; // looks then after so many nodes, 0: at the end
 };
 
 /// Those in use. Needs the GIL, as everything here.
 const Checks& checks();
 
-/// set_anomaly_checks(loss, inf, forward=False, saved=False): decides it for the
-/// whole process. Returns what held before.
+/// set_anomaly_checks(loss, inf, forward=False, saved=False, every=-1): decides it
+/// for the whole process. `every` is -1 unless gradients are checked deferred.
+/// Returns what held before.
 PyObject* py_set_anomaly_checks(PyObject* module, PyObject* args);
 
 /// While it lives, each node that a backward from `roots` can run is checked, as

@@ -43,8 +43,7 @@ Wrong scan(const void* data, int64_t count, Bits infinity) {
 /// Without the dispatcher, whose calls cost more than small tensors; nothing if
 /// the tensor is of another kind.
 std::optional<Wrong> scan_memory(const at::Tensor& tensor) {
-  if (!tensor.is_cpu() || tensor.layout() != at::kStrided ||
-      tensor._is_zerotensor() || !tensor.is_non_overlapping_and_dense()) {
+  if (!is_scanned_in_memory(tensor) || tensor._is_zerotensor()) {
     return std::nullopt;
   }
   const int64_t count = tensor.numel() * (tensor.is_complex() ? 2 : 1);
@@ -96,6 +95,11 @@ bool has_numbers(const at::Tensor& tensor) {
       (tensor.is_floating_point() || tensor.is_complex()) &&
       !tensor.key_set().has_any(kOthers) && !tensor.is_meta() &&
       !tensor.is_nested();
+}
+
+bool is_scanned_in_memory(const at::Tensor& tensor) {
+  return tensor.is_cpu() && tensor.layout() == at::kStrided &&
+      tensor.is_non_overlapping_and_dense();
 }
 
 at::Tensor stored_numbers(const at::Tensor& tensor) {

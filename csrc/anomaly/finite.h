@@ -19,6 +19,10 @@ at::Tensor stored_numbers(const at::Tensor& tensor);
 /// the tensor's device.
 const char* fault_of(const at::Tensor& tensor, bool infinities_count);
 
+/// Whether a tensor's numbers lie in the memory of the CPU, one after another:
+/// fault_of() is quick then.
+bool is_scanned_in_memory(const at::Tensor& tensor);
+
 /// has_numbers(tensor): as above.
 PyObject* py_has_numbers(PyObject* module, PyObject* tensor);
 

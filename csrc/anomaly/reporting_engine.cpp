@@ -2,6 +2,7 @@
 #include <anomaly/reporting_engine.h>
 
 #include <anomaly/checks.h>
+#include <anomaly/deferred.h>
 #include <anomaly/evidence.h>
 #include <anomaly/python_modules.h>
 #include <notes/backward_calls.h>
@@ -44,8 +45,9 @@ void finish_report(PyObject* roots, PyObject* gradients) {
 /// Whether there is more to check than NaN in a backward with this many
 /// arguments by position.
 bool checks_on(Py_ssize_t count) {
-  return (checks().loss || checks().inf || checks().saved) && count > 1 &&
-      torch::autograd::AnomalyMode::is_enabled();
+  return (checks().loss || checks().inf || checks().saved ||
+          checks().deferred) &&
+      count > 1 && torch::autograd::AnomalyMode::is_enabled();
 }
 
 /// Throws, with a report, if a root or its gradient is NaN already.
@@ -87,7 +89,9 @@ Ref run_checked(
   {
     const KeepEvidence keep_evidence;
     const CheckedGraph checked_graph(args[0]);
+    DeferredCheck deferred;
     results = all.call(torch_run_backward, keywords);
+    deferred.look();
   }
   // None if the gradients are accumulated.
   if (checks().inf && count > 4 && PyTuple_Check(results.get())) {

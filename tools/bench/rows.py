@@ -324,6 +324,15 @@ ROWS = (
         training_step,
         lambda: training_step(torch_ext.graph.noting),
     ),
+    *(
+        Row(
+            f"anomaly_nan_{way}",
+            f"training step in anomaly mode, NaN checks {title}",
+            training_step,
+            lambda way=way: training_step(lambda: torch_ext.anomaly.set_detect_anomaly(True, check_nan=way)),
+        )
+        for way, title in (("forward", "in forward too"), ("deferred", "deferred"))
+    ),
     *under_anomaly_mode(
         "torch",
         "the same in torch's own anomaly mode",

@@ -99,23 +99,27 @@ class Checks:
     check_loss: bool = False
     check_inf: bool = False
     check_saved: bool = False
+    check_every: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.check_nan, str) and self.check_nan not in _WAYS:
             raise ValueError(f"check_nan is True, False, {' or '.join(map(repr, _WAYS))}, got {self.check_nan!r}")
+        if self.check_every is not None and (self.check_nan != "deferred" or self.check_every < 1):
+            raise ValueError(f"check_every is for check_nan='deferred' and at least 1, got {self.check_every!r}")
 
     @property
     def by_torch(self) -> bool:
         """Whether torch's engine checks each gradient."""
-        return True if isinstance(self.check_nan, str) else self.check_nan
+        return self.check_nan == "forward" if isinstance(self.check_nan, str) else self.check_nan
 
-    def ours(self, mode: bool) -> tuple[bool, bool, bool, bool]:
+    def ours(self, mode: bool) -> tuple[bool, bool, bool, bool, int]:
         """The arguments of :func:`torch_ext._C.set_anomaly_checks`."""
         on = bool(mode)
-        return self.check_loss, self.check_inf, on and self.check_nan == "forward", on and self.check_saved
+        every = (self.check_every or 0) if self.check_nan == "deferred" else -1
+        return self.check_loss, self.check_inf, on and self.check_nan == "forward", on and self.check_saved, every
 
 
-_WAYS = ("forward",)
+_WAYS = ("forward", "deferred")
 
 
 class Settings:
@@ -180,10 +184,10 @@ class set_detect_anomaly:
 
     Args:
         mode: on or off.
-        check_nan, check_loss, check_inf, check_saved: as in :class:`detect_anomaly`.
+        check_nan, check_loss, check_inf, check_saved, check_every: as in :class:`detect_anomaly`.
 
     Raises:
-        ValueError: ``check_nan`` is a text that names no way to check.
+        ValueError: ``check_nan`` is a text that names no way to check, or ``check_every`` doesn't fit.
     """
 
     def __init__(
@@ -194,8 +198,9 @@ class set_detect_anomaly:
         check_loss: bool = False,
         check_inf: bool = False,
         check_saved: bool = False,
+        check_every: int | None = None,
     ) -> None:
-        self._before = Settings(mode, Checks(check_nan, check_loss, check_inf, check_saved))
+        self._before = Settings(mode, Checks(check_nan, check_loss, check_inf, check_saved, check_every))
         self.prev = self._before.mode
         self.prev_check_nan = self._before.check_nan
 
@@ -216,6 +221,8 @@ class detect_anomaly:
     Args:
         check_nan: whether a backward that gives NaN raises an error. With ``"forward"`` an operator or a Function does
             so, too, when it returns NaN in a tensor that has a ``grad_fn``: masks and other data are not minded.
+            With ``"deferred"`` nothing waits for a GPU at each node: all of a backward that Python code calls is looked
+            at at its end, so that gradients are accumulated by then, and what nodes have saved is kept until then.
         check_loss: whether backward raises one at once, before a node runs, if what it is called on is NaN, or the
             gradient that it is called with.
         check_inf: whether a backward that gives infinite values raises an error too, and gradients that become
@@ -224,9 +231,11 @@ class detect_anomaly:
         check_saved: whether a node raises an error, before it runs in a backward that Python code calls, if the values
             of what it has saved have changed though no operator in place has: through ``.data``, numpy, DLPack or a
             pointer. What nodes made in the mode save is read once then, and once before they run.
+        check_every: with ``check_nan="deferred"``, after how many nodes it looks, and lets go of what it keeps; None
+            for the end alone. The error is raised at the end in any case.
 
     Raises:
-        ValueError: ``check_nan`` is a text that names no way to check.
+        ValueError: ``check_nan`` is a text that names no way to check, or ``check_every`` doesn't fit.
     """
 
     def __init__(
@@ -236,11 +245,12 @@ class detect_anomaly:
         check_loss: bool = False,
         check_inf: bool = False,
         check_saved: bool = False,
+        check_every: int | None = None,
     ) -> None:
         self.prev = torch.is_anomaly_enabled()
         self.check_nan = check_nan
         self.prev_check_nan = torch.is_anomaly_check_nan_enabled()
-        self._checks = Checks(check_nan, check_loss, check_inf, check_saved)
+        self._checks = Checks(check_nan, check_loss, check_inf, check_saved, check_every)
         self._before: Settings | None = None
         warnings.warn(
             "Anomaly Detection has been enabled. "

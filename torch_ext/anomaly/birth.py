@@ -5,7 +5,7 @@ A node is *exact* if it is known to have given values that are not finite, and w
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,9 @@ from . import rules
 from .facts import Sight, Value
 from .graph import metadata_of, name_of, next_nodes, node_of
 from .values import sight, sights, source_of
+
+#: Names and tensors that nodes had saved, which are gone by now.
+Late = Mapping[Node, Sequence[tuple[str, torch.Tensor]]]
 
 FINITE, NOT_FINITE, UNKNOWN = "finite", "not finite", "unknown"
 
@@ -47,6 +50,7 @@ def find(
     roots: Sequence[torch.Tensor | GradientEdge],
     gradients: Sequence[torch.Tensor | None],
     kept: Sequence[Sight],
+    late: Late | None = None,
 ) -> tuple[str, Finding | None]:
     """Whether values were finite in forward (FINITE, NOT_FINITE or UNKNOWN) up to ``failing``, and where they were not.
 
@@ -56,11 +60,12 @@ def find(
         roots: what backward was called on.
         gradients: what it was called with.
         kept: what ``failing`` had saved, which is gone by now.
+        late: the same of nodes that have run since.
     """
     given = bad_gradient(roots, gradients)
     if given is not None:
         return NOT_FINITE, given
-    known = _Known(failing, list(graph), roots, kept)
+    known = _Known(failing, list(graph), roots, kept, late or {})
     behind = [node for node in known.order if node not in known.before]
     if known.is_sound(failing):
         found = known.first(behind) if known.bad_root else None
@@ -72,7 +77,7 @@ def find(
 
 def find_before(root: Node, graph: Iterable[Node], roots: Sequence[torch.Tensor | GradientEdge]) -> Finding | None:
     """Where values stopped being finite on the way to ``roots``, to one of which ``root`` belongs."""
-    known = _Known(root, list(graph), roots, ())
+    known = _Known(root, list(graph), roots, (), {})
     return known.first(forward_order([root]))
 
 
@@ -138,6 +143,7 @@ class _Known:
         graph: list[Node],
         roots: Sequence[torch.Tensor | GradientEdge],
         kept: Sequence[Sight],
+        late: Late,
     ) -> None:
         self.order = forward_order(graph)
         self.before = set(forward_order([failing]))
@@ -150,7 +156,7 @@ class _Known:
         self.bad_root = False
         for seen in kept:
             self._note(failing, seen)
-        self._look_at_saved()
+        self._look_at_saved(late)
         self._look_at_roots(roots)
         for node in self.order:
             self._follow(node)
@@ -161,8 +167,8 @@ class _Known:
 
     # --- What can be seen ---
 
-    def _look_at_saved(self) -> None:
-        saved = {node: list(_compat.saved_tensors(node)) for node in self.order}
+    def _look_at_saved(self, late: Late) -> None:
+        saved = {node: list(_compat.saved_tensors(node)) or list(late.get(node, ())) for node in self.order}
         tensors = {}
         for holder in saved.values():
             for _, tensor in holder:

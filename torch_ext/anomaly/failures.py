@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, Node
 
+from .. import _C
 from . import given, report
 from .behind import is_changed_by_torch  # noqa: F401 (C++ calls it)
 from .birth import NOT_FINITE, UNKNOWN, bad_gradient, bad_root, find, find_before
@@ -71,14 +72,27 @@ def finish(
 ) -> None:
     """Completes the report as ``exc`` leaves the backward called on ``roots`` and ``gradients``. Raises nothing."""
     try:
+        late = _late_evidence()
         graph = reachable(roots)
         node, failure = _take_failure(graph)
         if failure is not None:
-            report.complete(failure, exc, node, graph, roots, gradients)
+            report.complete(failure, exc, node, graph, roots, gradients, late)
         else:
             report.explain_refusal(exc, roots)
     except Exception:  # noqa: BLE001 (the failure of a report must not hide the failure that it is about)
         _log.exception("torch_ext could not report on %r", exc)
+
+
+def _late_evidence() -> dict[Node, list[tuple[str, torch.Tensor]]]:
+    """What nodes had saved that ran after one that a deferred check has named."""
+    return {
+        node: [
+            (name, tensor)
+            for name, tensor in zip(names_of_saved(node, len(saved)), saved, strict=True)
+            if tensor is not None
+        ]
+        for node, saved in _C.take_late_evidence()
+    }
 
 
 def refuse_bad_roots(

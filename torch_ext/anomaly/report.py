@@ -129,10 +129,12 @@ def complete(
     graph: dict[Node, Node | None],
     roots: tuple[torch.Tensor | GradientEdge, ...],
     gradients: tuple[torch.Tensor | None, ...],
+    late: birth.Late,
 ) -> None:
     """Reports on ``failure`` as ``exc``, which gets its notes, leaves the backward called on ``roots``.
 
-    ``graph`` has what a backward from the roots can run; ``node`` is the failing one, None if it isn't there.
+    ``graph`` has what a backward from the roots can run; ``node`` is the failing one, None if it isn't there. ``late``
+    is what nodes had saved that ran after it.
     """
     global _last
     attach_notes(exc, failure)
@@ -141,7 +143,7 @@ def complete(
         report = dataclasses.replace(inner, enclosing=(*inner.enclosing, failure.origin))
         if inner.found in _IN_BACKWARD and (inner.born is None or not inner.born.produced):
             # What came from outside the inner graph may have arisen in this one.
-            outer, _ = _find_birth(report, failure, node, graph, roots, gradients)
+            outer, _ = _find_birth(report, failure, node, graph, roots, gradients, late)
             if outer.born is not None and outer.born.after is None:
                 report = outer
                 _replace_note(exc, _birth_note(inner), _birth_note(report))
@@ -151,7 +153,7 @@ def complete(
             report = _explain(report, exc, node, graph)
         found = None
         if report.found in _IN_BACKWARD:
-            report, found = _find_birth(report, failure, node, graph, roots, gradients)
+            report, found = _find_birth(report, failure, node, graph, roots, gradients, late)
             _attach(exc, [_birth_note(report)])
         if node is not None:
             report = _locate(report, node, graph, found)
@@ -276,13 +278,14 @@ def _find_birth(
     graph: dict[Node, Node | None],
     roots: tuple[torch.Tensor | GradientEdge, ...],
     gradients: tuple[torch.Tensor | None, ...],
+    late: birth.Late,
 ) -> tuple[Report, Node | None]:
     """``report`` with where values were first not finite, and the node that this is certain of, if any."""
     if node is None:
         found = birth.bad_gradient(roots, gradients)
         forward = birth.UNKNOWN if found is None else birth.NOT_FINITE
     else:
-        forward, found = birth.find(node, graph, roots, gradients, failure.kept)
+        forward, found = birth.find(node, graph, roots, gradients, failure.kept, late)
     if found is None:
         return dataclasses.replace(report, forward=forward), None
     born = _birth(found, None if found.after is None else failure.origin)
