@@ -282,6 +282,16 @@ def under_anomaly_mode(name, title, set_detect_anomaly):
     )
 
 
+def checked_row(way, title):
+    """A row of torch_ext's anomaly mode with NaN checks of another way, against the plain step."""
+    return Row(
+        f"anomaly_nan_{way}",
+        f"training step in anomaly mode, NaN checks {title}",
+        training_step,
+        lambda: training_step(lambda: torch_ext.anomaly.set_detect_anomaly(True, check_nan=way)),
+    )
+
+
 ROWS = (
     against_stock("identity", "overhead: x, the input returned as is", identity),
     against_stock("saved", "overhead: x * y, two saved tensors", saved),
@@ -324,15 +334,8 @@ ROWS = (
         training_step,
         lambda: training_step(torch_ext.graph.noting),
     ),
-    *(
-        Row(
-            f"anomaly_nan_{way}",
-            f"training step in anomaly mode, NaN checks {title}",
-            training_step,
-            lambda way=way: training_step(lambda: torch_ext.anomaly.set_detect_anomaly(True, check_nan=way)),
-        )
-        for way, title in (("forward", "in forward too"), ("deferred", "deferred"))
-    ),
+    checked_row("forward", "in forward too"),
+    checked_row("deferred", "deferred"),
     *under_anomaly_mode(
         "torch",
         "the same in torch's own anomaly mode",
