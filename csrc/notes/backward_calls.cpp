@@ -14,7 +14,9 @@
 #include <atomic>
 #include <deque>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
+#include <vector>
 
 namespace torch_ext {
 
@@ -60,65 +62,92 @@ void note_call(std::uint32_t number) {
 
 // --- What it will free -------------------------------------------------------
 
-/// The nodes that a backward from `roots` runs, each after all that it leads to.
-/// If it stops at `targets`, only those on the way to them.
-class Walk {
- public:
-  explicit Walk(const std::vector<compat::NodePtr>& targets)
-      : has_targets_(!targets.empty()) {
-    for (const compat::NodePtr& target : targets) {
-      leads_.emplace(target.get(), true);
+/// The nodes on the way from `roots` to `targets`: the engine runs those, and
+/// no target that isn't on the way to another one.
+std::vector<Node*> nodes_on_the_way(
+    const std::vector<compat::NodePtr>& roots,
+    const std::vector<compat::NodePtr>& targets) {
+  struct State {
+    bool is_target = false;
+    bool is_seen = false;
+    bool runs = false;
+  };
+  std::unordered_map<Node*, State> states;
+  std::vector<std::pair<Node*, size_t>> stack;
+  std::vector<Node*> found;
+  const auto push = [&](Node* node) {
+    if (!std::exchange(states[node].is_seen, true)) {
+      stack.emplace_back(node, 0);
     }
+  };
+  for (const compat::NodePtr& target : targets) {
+    states[target.get()].is_target = true;
   }
-
-  void from(Node& root) {
-    push(root);
-    while (!stack_.empty()) {
-      auto& [node, edge] = stack_.back();
-      if (edge < node->num_outputs()) {
-        const auto& next = node->next_edge(edge++);
-        if (next.function) {
-          push(*next.function);
+  for (const compat::NodePtr& root : roots) {
+    push(root.get());
+    while (!stack.empty()) {
+      Node* node = stack.back().first;
+      if (stack.back().second < node->num_outputs()) {
+        if (const auto& next =
+                node->next_edge(stack.back().second++).function) {
+          push(next.get());
         }
-      } else {
-        leave(*node);
-        stack_.pop_back();
+        continue;
+      }
+      // All that it leads to is known by now.
+      stack.pop_back();
+      for (const auto& edge : node->next_edges()) {
+        if (edge.function &&
+            (states[edge.function.get()].is_target ||
+             states[edge.function.get()].runs)) {
+          states[node].runs = true;
+          found.push_back(node);
+          break;
+        }
       }
     }
   }
+  return found;
+}
 
-  template <typename Visit>
-  void for_each(const Visit& visit) const {
-    for (const auto& [node, leads] : leads_) {
-      if (leads) {
-        visit(*node);
+/// All that `roots` lead to, each visited once.
+template <typename Visit>
+void for_each_node(
+    const std::vector<compat::NodePtr>& roots,
+    std::uint32_t number,
+    const Visit& visit) {
+  // A walk leaves its number in the notes of what it has seen, which is cheaper
+  // than a set; one walk at a time.
+  static std::atomic_flag leaves_numbers = ATOMIC_FLAG_INIT;
+  const bool may_leave = !leaves_numbers.test_and_set();
+  std::unordered_set<Node*> others;
+  std::vector<Node*> stack;
+  const auto push = [&](Node* node) {
+    NodeNotes* notes = notes_of(*node);
+    const bool is_new = may_leave && notes != nullptr
+        ? std::exchange(notes->seen_by, number) != number
+        : others.insert(node).second;
+    if (is_new) {
+      stack.push_back(node);
+      visit(notes);
+    }
+  };
+  for (const compat::NodePtr& root : roots) {
+    push(root.get());
+    while (!stack.empty()) {
+      Node* node = stack.back();
+      stack.pop_back();
+      for (const auto& edge : node->next_edges()) {
+        if (edge.function) {
+          push(edge.function.get());
+        }
       }
     }
   }
-
- private:
-  void push(Node& node) {
-    if (leads_.emplace(&node, !has_targets_).second) {
-      stack_.emplace_back(&node, 0);
-    }
+  if (may_leave) {
+    leaves_numbers.clear();
   }
-
-  void leave(Node& node) {
-    if (!has_targets_) {
-      return;
-    }
-    for (const auto& edge : node.next_edges()) {
-      if (edge.function && leads_[edge.function.get()]) {
-        leads_[&node] = true;
-        return;
-      }
-    }
-  }
-
-  bool has_targets_;
-  std::unordered_map<Node*, bool> leads_;
-  std::vector<std::pair<Node*, size_t>> stack_;
-};
+}
 
 // --- Arguments of run_backward() ---------------------------------------------
 
@@ -170,17 +199,20 @@ void note_backward(
   if (keeps_graph) {
     return;
   }
-  Walk walk(targets);
-  for (const compat::NodePtr& root : roots) {
-    walk.from(*root);
-  }
-  walk.for_each([&](Node& node) {
-    if (NodeNotes* notes = notes_of(node)) {
+  const auto free = [&](NodeNotes* notes) {
+    if (notes != nullptr) {
       // The first one frees it. Another can't run what is freed.
       std::uint32_t none = 0;
       notes->freed_by.compare_exchange_strong(none, number);
     }
-  });
+  };
+  if (targets.empty()) {
+    for_each_node(roots, number, free);
+    return;
+  }
+  for (Node* node : nodes_on_the_way(roots, targets)) {
+    free(notes_of(*node));
+  }
 }
 
 void note_backward(PyObject* const* args, Py_ssize_t count) {

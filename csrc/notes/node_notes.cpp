@@ -7,6 +7,8 @@
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
 
+#include <typeinfo>
+
 namespace torch_ext {
 
 namespace {
@@ -40,7 +42,10 @@ compat::NodePtr node_of_object(PyObject* object) {
 }
 
 NodeNotes* notes_of(Node& node) {
-  return dynamic_cast<NodeNotes*>(MetadataOf::of(node));
+  AnomalyMetadata* metadata = MetadataOf::of(node);
+  return metadata != nullptr && typeid(*metadata) == typeid(NodeNotes)
+      ? static_cast<NodeNotes*>(metadata)
+      : nullptr;
 }
 
 PyObject* py_notes_of(PyObject*, PyObject* object) {

@@ -15,12 +15,14 @@
 namespace torch_ext {
 
 /// A node's metadata as our engine makes it.
-struct NodeNotes : torch::autograd::PyAnomalyMetadata {
+struct NodeNotes final : torch::autograd::PyAnomalyMetadata {
   /// How many backwards had begun when the node was made.
   std::uint32_t made_in = 0;
   /// The number of the backward that freed what the node had saved, counted
   /// from 1; 0 if none has.
   std::atomic<std::uint32_t> freed_by = 0;
+  /// The number of the backward that looked at the node last.
+  std::uint32_t seen_by = 0;
   /// Where values that the node was made from had left a graph: numbers of
   /// cuts. Written by the thread that makes the node, before it is handed out.
   std::vector<std::uint32_t> cuts;

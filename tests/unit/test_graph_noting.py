@@ -191,6 +191,35 @@ def test_only_what_a_backward_reaches_is_freed():
         right.sum().backward()  # it was not freed
 
 
+def test_the_node_that_a_gradient_is_asked_of_is_not_freed():
+    with noting():
+        x = leaf()
+        middle = x.exp()
+        deep = middle.exp()
+        torch.autograd.grad(deep.sum(), middle)
+        assert (_C.notes_of(middle.grad_fn)[1], _C.notes_of(deep.grad_fn)[1]) == (0, _C.backwards())
+        middle.sum().backward()
+        assert _C.notes_of(middle.grad_fn)[1] == _C.backwards()
+        # One that is on the way to another is.
+        first, second = (x * 2).exp(), leaf()
+        last = first.exp()
+        torch.autograd.grad(last.sum(), (first, x))
+        assert _C.notes_of(first.grad_fn)[1] == _C.backwards()
+
+
+def test_backwards_on_several_threads():
+    x = leaf()
+    with noting():
+        graphs = [x.exp().exp().sum() for _ in range(40)]
+        threads = [threading.Thread(target=torch.autograd.grad, args=(graph, x)) for graph in graphs]
+        threads += [threading.Thread(target=graph.backward) for graph in [x.exp().exp().sum() for _ in range(40)]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(_C.notes_of(graph.grad_fn)[1] for graph in graphs)
+
+
 def test_a_wrong_argument():
     for function in (_C.notes_of, _C.cuts_of):
         assert not function(object())
