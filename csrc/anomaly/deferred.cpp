@@ -169,7 +169,7 @@ std::shared_ptr<c10::SafePyObject> to_object(
   auto owner = std::make_unique<std::shared_ptr<DeferredSession>>(session);
   Ref capsule =
       checked(PyCapsule_New(owner.get(), kSessionKey, delete_session));
-  owner.release();
+  static_cast<void>(owner.release()); // the capsule's from now on
   return std::make_shared<c10::SafePyObject>(
       capsule.release(), getPyInterpreter());
 }
@@ -226,7 +226,7 @@ void add_flags(
            0});
     }
   } catch (const c10::Error&) {
-    // Of a kind without these operators.
+    return; // of a kind without these operators
   }
 }
 
@@ -287,7 +287,7 @@ void note_gradients(
   try {
     evidence.saved = saved_by(evidence.node);
   } catch (const std::exception&) {
-    // Nothing is known of the node.
+    evidence.saved.clear(); // nothing is known of the node
   }
   session->add(std::move(flags), std::move(evidence));
   if (session->is_due(checks().every)) {

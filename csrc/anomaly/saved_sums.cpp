@@ -184,8 +184,9 @@ std::optional<Changed> find_changed(Node& node) {
     return std::nullopt; // changed in place, or freed, as torch will say
   }
   for (size_t i = 0; i < saved.size() && saved.size() == before.size(); ++i) {
-    const std::optional<Sum> now = before[i] ? sum_of(saved[i]) : std::nullopt;
-    if (now && !is_same_sum(*before[i], *now)) {
+    const std::optional<Sum>& then = before[i];
+    const std::optional<Sum> now = then ? sum_of(saved[i]) : std::nullopt;
+    if (then && now && !is_same_sum(*then, *now)) {
       return Changed{saved[i], i, saved.size()};
     }
   }

@@ -13,7 +13,6 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
-#include <cstring>
 #include <deque>
 #include <utility>
 #include <vector>
@@ -74,7 +73,8 @@ std::vector<const Change*> find_changes(
 bool is_same(const c10::VariableVersion& a, const c10::VariableVersion& b) {
   // They are a pointer each, that torch keeps to itself.
   static_assert(sizeof(a) == sizeof(void*));
-  return std::memcmp(&a, &b, sizeof(a)) == 0;
+  return *reinterpret_cast<void* const*>(&a) ==
+      *reinterpret_cast<void* const*>(&b);
 }
 
 void note_change(const VersionBefore& before, const std::string& name) {

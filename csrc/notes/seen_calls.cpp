@@ -111,6 +111,7 @@ PyObject* seen_apply(PyObject* cls, PyObject* args, PyObject* keywords) {
   HANDLE_TH_ERRORS
   Ref result = call_base_apply(cls, args, keywords);
   std::vector<PyObject*> all;
+  all.reserve(static_cast<size_t>(PyTuple_GET_SIZE(args)));
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args); ++i) {
     all.push_back(PyTuple_GET_ITEM(args, i));
   }

@@ -215,12 +215,13 @@ def test_an_anomaly_row_trains_in_the_mode_that_its_name_says(row, monkeypatch):
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     made = []
+    by_torch = "_nan" in row.name and "deferred" not in row.name
     forward = torch.nn.GELU.forward
 
     def watched(self, x):
         y = forward(self, x)
         made.append(type(y.grad_fn.metadata.get("traceback_")))
-        assert not torch.is_anomaly_enabled() or torch.is_anomaly_check_nan_enabled() is ("_nan" in row.name)
+        assert not torch.is_anomaly_enabled() or torch.is_anomaly_check_nan_enabled() is by_torch
         return y
 
     monkeypatch.setattr(torch.nn.GELU, "forward", watched)

@@ -201,7 +201,7 @@ def test_the_node_that_a_gradient_is_asked_of_is_not_freed():
         middle.sum().backward()
         assert _C.notes_of(middle.grad_fn)[1] == _C.backwards()
         # One that is on the way to another is.
-        first, second = (x * 2).exp(), leaf()
+        first = (x * 2).exp()
         last = first.exp()
         torch.autograd.grad(last.sum(), (first, x))
         assert _C.notes_of(first.grad_fn)[1] == _C.backwards()
