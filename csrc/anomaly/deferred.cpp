@@ -169,7 +169,7 @@ std::shared_ptr<c10::SafePyObject> to_object(
   auto owner = std::make_unique<std::shared_ptr<DeferredSession>>(session);
   Ref capsule =
       checked(PyCapsule_New(owner.get(), kSessionKey, delete_session));
-  static_cast<void>(owner.release()); // the capsule's from now on
+  [[maybe_unused]] auto* the_capsules = owner.release();
   return std::make_shared<c10::SafePyObject>(
       capsule.release(), getPyInterpreter());
 }

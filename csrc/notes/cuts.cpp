@@ -140,6 +140,8 @@ std::uint32_t note_cut(
 
 using Numbers = c10::SmallVector<std::uint32_t, 4>;
 constexpr size_t kMostNumbers = 8;
+// So many are kept before the dead among them are dropped.
+constexpr size_t kFewStorages = 128;
 
 /// Adds those of `more` that are not there, as far as there is room.
 template <typename Container>
@@ -193,11 +195,11 @@ class CutOff {
     for (auto it = storages_.begin(); it != storages_.end();) {
       it = it->second.storage.expired() ? storages_.erase(it) : std::next(it);
     }
-    most_ = std::max<size_t>(1024, 2 * storages_.size());
+    most_ = std::max<size_t>(kFewStorages, 2 * storages_.size());
   }
 
   std::unordered_map<const c10::StorageImpl*, Entry> storages_;
-  size_t most_ = 1024;
+  size_t most_ = kFewStorages;
 };
 
 CutOff& cut_off() {

@@ -43,9 +43,9 @@ def fill_records(depth=40):
         fill_records.__wrapped__(depth - 1)
         return
     with noting(operators=True):
-        x, y = torch.ones(1, requires_grad=True), torch.ones(1)
+        x = torch.ones(1, requires_grad=True)
         for _ in range(20_000):
-            y.add_(1)
+            torch.ones(1).add_(1)  # with a counter of its own
         for _ in range(3_000):
             x.detach()
             x.backward()
