@@ -22,6 +22,7 @@
 
 #include <mutex>
 #include <optional>
+#include <string>
 #include <type_traits>
 
 #if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x030F0000
@@ -351,6 +352,17 @@ class ForwardingEngine<Engine> : public Engine {
 };
 
 // --- Threads -----------------------------------------------------------------
+
+/// Takes a thread's object with this name away. Torch 2.11 can't, so that it is
+/// null there from then on.
+template <typename Objects>
+void erase_thread_object(const std::string& name) {
+  if constexpr (requires { Objects::erase(name); }) {
+    Objects::erase(name);
+  } else {
+    Objects::set(name, nullptr);
+  }
+}
 
 // The GIL guards everything that Python code can reach. On free-threaded Python
 // these do; elsewhere they are empty.

@@ -247,7 +247,8 @@ DeferredCheck::~DeferredCheck() {
   if (before_) {
     at::impl::ThreadLocalPythonObjects::set(kSessionKey, before_);
   } else {
-    at::impl::ThreadLocalPythonObjects::erase(kSessionKey);
+    compat::erase_thread_object<at::impl::ThreadLocalPythonObjects>(
+        kSessionKey);
   }
 }
 
