@@ -25,8 +25,9 @@ def holder_of(targets: Sequence[Any], own: Iterable[Any]) -> str:
 def _name_holder(targets: Sequence[Any], own: set[int], depth: int) -> str:
     wanted = {id(each) for each in targets}
     best, most = None, (0, 0)
-    referrers = gc.get_referrers(*targets)
-    own = own | {id(targets), id(referrers)}
+    arguments = tuple(targets)  # Python 3.13 shows those of the call
+    referrers = gc.get_referrers(*arguments)
+    own = own | {id(targets), id(arguments), id(referrers)}
     for referrer in referrers:
         if id(referrer) in own or _is_ours(referrer):
             continue

@@ -68,6 +68,7 @@ class Live:
         graphs, nodes, bytes: the sums; what several graphs share counts once.
         unnoted: how many nodes were made while nothing was noted: their line and age are not known.
         since: whether the rows say what has grown.
+        all_rows: every row, also those that have not grown: what a later look compares with.
     """
 
     rows: tuple[LiveRow, ...]
@@ -132,12 +133,15 @@ def live(since: Live | None = None) -> Live:
     the first rows, with who holds them.
 
     Found are graphs that end at a tensor or a node that Python code holds, or at a leaf's grad; one that only C++ code
-    holds is not. Garbage that was not collected yet counts, and what
-    ``gc.freeze()`` has put aside doesn't. Lines and ages are known of nodes that were made while
-    torch_ext noted them: in its anomaly mode, or under :func:`torch_ext.graph.noting`. Looking keeps nothing alive.
+    holds is not. Garbage that was not collected yet counts, and what ``gc.freeze()`` has put aside doesn't. Lines and
+    ages are known of nodes that were made while torch_ext noted them: in its anomaly mode, or under
+    :func:`torch_ext.graph.noting`. Looking keeps nothing alive.
 
     Args:
         since: an earlier result. The rows are then those that have grown since.
+
+    Returns:
+        The rows and sums: counts of graphs and nodes, and bytes. Ages are counted in backwards that have begun.
     """
     found = _find()
     order = nodes_of(found)
