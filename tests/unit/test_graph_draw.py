@@ -208,13 +208,28 @@ def test_frames_by_module():
     loss = net(torch.ones(5, 2, 4)).sum()
     drawn = picture(loss, parameters=net)
     assert set(drawn.frames) == {"enter (Linear)", "norm (LayerNorm)", "leave (Linear)"}
-    # Views before and behind the product have no parameter that tells whose they are.
-    assert [drawn.inside[name] for name, words in drawn.boxes.items() if words.startswith("View")] == [
-        "enter (Linear)", "leave (Linear)", "leave (Linear)",
-    ]  # fmt: skip
     assert drawn.inside[drawn.of("Sum")] is None
     assert picture(loss, parameters=net, group="line").frames != drawn.frames
     assert picture(loss, parameters=net, group=None).frames == []
+
+
+def test_views_around_a_product_stand_in_its_modules_frame():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 4))
+
+        def forward(self, x):
+            return (x.view(-1, 4) @ self.weight).view(5, 2, 4)  # views have no parameter that tells whose they are
+
+    net = nn.Sequential(Product(), Product())
+    drawn = picture(net(leaf(5, 2, 4)), parameters=net)
+    framed = sorted(
+        (drawn.inside[name], words.split(" ")[0]) for name, words in drawn.boxes.items() if "leaf" not in name
+    )
+    assert framed == [
+        (f"{number} (Product)", name) for number in (0, 1) for name in ("MmBackward0", "ViewBackward0", "ViewBackward0")
+    ]
 
 
 def test_text_of_a_picture():
