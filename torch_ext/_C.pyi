@@ -162,6 +162,9 @@ def cut(number: int, /) -> tuple[str, str, LazyTraceback, bool] | None:
 def cuts_from(leaf: torch.Tensor, /) -> tuple[int, ...]:
     """Numbers of the cuts through which values computed from ``leaf`` went."""
 
+def read_saved(node: torch.autograd.graph.Node, name: str, /) -> tuple[tuple[Any, Any], ...] | None:
+    """(data, unpack hook) of each saved tensor that the node has by this name; None while a backward runs the node."""
+
 def note_only(on: bool, /) -> bool:
     """Decides whether anomaly mode only lets nodes note where they are made. Returns what held before."""
 

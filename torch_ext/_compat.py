@@ -367,24 +367,32 @@ def error_of_saved(node: Any, name: str, raw: Any) -> str | None:
     return ""
 
 
-#: In the place of a value that the engine has freed.
-FREED = object()
+#: In the place of a value that the engine has freed, and of what a node has that another thread runs now.
+FREED, BUSY = object(), object()
 
 
 def kept_by(node: Any) -> Iterator[tuple[str, Any, Any]]:
     """(name, value, unpack hook) of what ``node`` keeps for backward; no hook runs, and no version is checked.
 
-    A value is a tensor, what the user's hook made of it, or FREED. Of a Function's node also what stands on ctx.
+    A value is a tensor, what the user's hook made of it, FREED or BUSY. Of a Function's node also what stands on ctx.
     """
     for raw_name in dir(type(node)):
         if not raw_name.startswith("_raw_saved_"):
             continue
         label = raw_name.removeprefix("_raw_saved_")
-        raw, several = _as_tuple(_get(node, raw_name, FREED))
+        try:
+            raw = _C.read_saved(node, raw_name)
+        except RuntimeError:
+            raw = ((FREED, None),)
+        except AttributeError:
+            continue
+        if raw is None:
+            yield label, BUSY, None
+            continue
         unpacked = _unpacked(node, raw)
-        for index, each in enumerate(raw):
-            value, hook = _get(each, "data"), _get(each, "unpack_hook")
-            if each is FREED or (value is None and hook is None and _is_freed(node, raw_name)):
+        several = len(raw) != 1 or not is_of_torch(node)
+        for index, (value, hook) in enumerate(raw):
+            if value is None and hook is None and _is_freed(node, raw_name):
                 value = FREED
             elif unpacked:
                 value = unpacked[index]
@@ -397,7 +405,7 @@ def kept_by(node: Any) -> Iterator[tuple[str, Any, Any]]:
 
 def _unpacked(node: Any, raw: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a Function has saved, if no hook would run: its outputs among it don't know otherwise whose they are."""
-    if is_of_torch(node) or any(each is FREED or _get(each, "unpack_hook") is not None for each in raw):
+    if is_of_torch(node) or any(value is FREED or hook is not None for value, hook in raw):
         return ()
     return _get(node, "saved_tensors") or ()  # an error if one was changed in place
 

@@ -6,6 +6,7 @@
 #include <notes/cuts.h>
 #include <notes/node_notes.h>
 #include <notes/operators.h>
+#include <notes/saved.h>
 
 namespace torch_ext {
 
@@ -59,6 +60,12 @@ PyDoc_STRVAR(
     "Numbers of the cuts since so many backwards had begun.");
 
 PyDoc_STRVAR(
+    read_saved_doc,
+    "read_saved(node, name, /)\n--\n\n"
+    "(data, unpack hook) of each saved tensor that the node has by this name;\n"
+    "None while a backward runs the node.");
+
+PyDoc_STRVAR(
     note_only_doc,
     "note_only(on, /)\n--\n\n"
     "Decides whether anomaly mode lets nodes note where they are made, and does\n"
@@ -95,6 +102,7 @@ PyMethodDef notes_methods[] = {
     {"notes_of", py_notes_of, METH_O, notes_of_doc},
     {"observe_operators", py_observe_operators, METH_O, observe_doc},
     {"observes_operators", py_observes_operators, METH_NOARGS, observes_doc},
+    {"read_saved", py_read_saved, METH_VARARGS, read_saved_doc},
     {"recent_cuts", py_recent_cuts, METH_O, recent_cuts_doc},
     {nullptr, nullptr, 0, nullptr}};
 

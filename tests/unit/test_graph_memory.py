@@ -5,6 +5,7 @@ import gc
 import json
 import re
 import runpy
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -284,6 +285,44 @@ def test_a_hook_of_the_users_never_runs():
         y = leaf(8).exp().exp()
     memory = saved_memory(y)
     assert memory.packed == (Packed("test_a_hook_of_the_users_never_runs.<locals>.<lambda>", 2),)
+
+
+def test_a_node_that_runs_is_not_waited_for():
+    looks = []
+
+    def unpack_and_look(tensor):
+        looks.append(saved_memory(y))  # the node that unpacks has a lock
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack_and_look):
+        y = leaf(8).exp()
+    y.exp().sum().backward()
+    assert [each.packed for each in looks] == [(Packed("a backward that runs now", 1),)]
+    assert looks[0].total == 0
+
+
+def test_graphs_that_other_threads_run():
+    running, ends = [], []
+
+    def train():
+        x = leaf(8)
+        while not ends:
+            y = x
+            for _ in range(100):
+                y = y.exp().sin()
+            running[:] = [y.grad_fn]
+            y.sum().backward()
+
+    threads = [threading.Thread(target=train) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        looks = [saved_memory(running) for _ in range(40)]
+    finally:
+        ends.append(True)
+        for thread in threads:
+            thread.join()
+    assert all(0 <= each.total <= 200 * 8 * F4 for each in looks)
 
 
 @pytest.mark.parametrize("wrong", [3, [leaf(1), "x"], nn.Linear(1, 1)], ids=["a number", "text in a list", "a module"])

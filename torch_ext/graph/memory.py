@@ -280,8 +280,9 @@ class _Survey:
                 self._add(tensor, Saver(name_of(node), name, line, module), RESULT if produced else None)
                 if hook is None:
                     self._note_origin(node, name, tensor)
-            if not tensors and hook is not None:
+            if not tensors and (hook is not None or value is _compat.BUSY):
                 label = getattr(hook, "__qualname__", type(hook).__name__)
+                label = "a backward that runs now" if value is _compat.BUSY else label
                 self.packed[label] = self.packed.get(label, 0) + 1
         self.freed += freed
 
