@@ -162,6 +162,12 @@ def cut(number: int, /) -> tuple[str, str, LazyTraceback, bool] | None:
 def cuts_from(leaf: torch.Tensor, /) -> tuple[int, ...]:
     """Numbers of the cuts through which values computed from ``leaf`` went."""
 
+def graph_objects() -> list[Any]:
+    """The tensors and the nodes that Python's garbage collector knows."""
+
+def referrers_of(targets: Sequence[Any], /) -> list[Any]:
+    """What holds any of the targets, as Python's garbage collector knows."""
+
 def read_saved(node: torch.autograd.graph.Node, name: str, /) -> tuple[tuple[Any, Any], ...] | None:
     """(data, unpack hook) of each saved tensor that the node has by this name; None while a backward runs the node."""
 

@@ -3,6 +3,7 @@
 
 #include <notes/backward_calls.h>
 #include <notes/changes.h>
+#include <notes/collector.h>
 #include <notes/cuts.h>
 #include <notes/node_notes.h>
 #include <notes/operators.h>
@@ -60,6 +61,16 @@ PyDoc_STRVAR(
     "Numbers of the cuts since so many backwards had begun.");
 
 PyDoc_STRVAR(
+    graph_objects_doc,
+    "graph_objects()\n--\n\n"
+    "The tensors and the nodes that Python's garbage collector knows.");
+
+PyDoc_STRVAR(
+    referrers_of_doc,
+    "referrers_of(targets, /)\n--\n\n"
+    "What holds any of the targets, as Python's garbage collector knows.");
+
+PyDoc_STRVAR(
     read_saved_doc,
     "read_saved(node, name, /)\n--\n\n"
     "(data, unpack hook) of each saved tensor that the node has by this name;\n"
@@ -102,6 +113,8 @@ PyMethodDef notes_methods[] = {
     {"notes_of", py_notes_of, METH_O, notes_of_doc},
     {"observe_operators", py_observe_operators, METH_O, observe_doc},
     {"observes_operators", py_observes_operators, METH_NOARGS, observes_doc},
+    {"graph_objects", py_graph_objects, METH_NOARGS, graph_objects_doc},
+    {"referrers_of", py_referrers_of, METH_O, referrers_of_doc},
     {"read_saved", py_read_saved, METH_VARARGS, read_saved_doc},
     {"recent_cuts", py_recent_cuts, METH_O, recent_cuts_doc},
     {nullptr, nullptr, 0, nullptr}};

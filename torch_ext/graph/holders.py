@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .. import _C
+
 _HERE = os.path.dirname(__file__) + os.sep
 _DEPTH = 4
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
@@ -25,9 +27,8 @@ def holder_of(targets: Sequence[Any], own: Iterable[Any]) -> str:
 def _name_holder(targets: Sequence[Any], own: set[int], depth: int) -> str:
     wanted = {id(each) for each in targets}
     best, most = None, (0, 0)
-    arguments = tuple(targets)  # Python 3.13 shows those of the call
-    referrers = gc.get_referrers(*arguments)
-    own = own | {id(targets), id(arguments), id(referrers)}
+    referrers = _C.referrers_of(targets)
+    own = own | {id(targets), id(referrers)}
     for referrer in referrers:
         if id(referrer) in own or _is_ours(referrer):
             continue
@@ -79,7 +80,7 @@ def _describe(holder: Any, wanted: set[int], own: set[int], depth: int) -> str:
 def _owner_of(namespace: dict[Any, Any]) -> Any:
     """Whose attributes are in the dict; None if it is no such dict."""
     # Without a closure, whose cell would be one more holder.
-    for owner in gc.get_referrers(namespace):
+    for owner in _C.referrers_of([namespace]):
         if _namespace_of(owner) is namespace:
             return owner
         if _is(owner, type) and id(namespace) in set(map(id, gc.get_referents(owner))):

@@ -2,7 +2,6 @@
 """Graphs that are alive: how many, how large and how old, by the line that made them, and who holds them."""
 
 import dataclasses
-import gc
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -178,7 +177,7 @@ def _find() -> dict[Node, list[Any]]:
     """The nodes at which Python code may hold graphs, each with the tensors and nodes by which it does."""
     found: dict[Node, list[Any]] = {}
     kinds: dict[type, int] = {}
-    for each in gc.get_objects():
+    for each in _objects():
         cls = type(each)
         kind = kinds.get(cls)
         if kind is None:
@@ -192,6 +191,11 @@ def _find() -> dict[Node, list[Any]]:
         elif kind == 2 and _compat.has_node(each):
             found.setdefault(each, []).append(each)
     return found
+
+
+def _objects() -> list[Any]:
+    """The tensors and the nodes that Python code holds."""
+    return _C.graph_objects()
 
 
 def _without_leaves(nodes: Iterable[Node]) -> list[Node]:
