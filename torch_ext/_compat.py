@@ -391,11 +391,11 @@ def kept_by(node: Any) -> Iterator[tuple[str, Any, Any]]:
             continue
         unpacked = _unpacked(node, raw)
         several = len(raw) != 1 or not is_of_torch(node)
-        for index, (value, hook) in enumerate(raw):
-            if value is None and hook is None and _is_freed(node, raw_name):
+        for index, (data, hook) in enumerate(raw):
+            if data is None and hook is None and _is_freed(node, raw_name):
                 value = FREED
-            elif unpacked:
-                value = unpacked[index]
+            else:
+                value = unpacked[index] if unpacked else data
             if value is not None or hook is not None:
                 yield (f"{label}[{index}]" if several else label), value, hook
     if not is_of_torch(node):
@@ -431,7 +431,7 @@ def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
         if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
             return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
         inner = [each for each in _attributes(tensor) if is_tensor(each)]
-        if inner and type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not _has_memory(tensor):
+        if inner and type(tensor) not in (torch.Tensor, torch.nn.Parameter) and not address_of(tensor):
             return [part for each in inner for part in parts_of(each)]
     return [tensor]
 
@@ -444,14 +444,6 @@ def _attributes(tensor: torch.Tensor) -> Iterator[Any]:
             if isinstance(slot, MemberDescriptorType):
                 with contextlib.suppress(AttributeError):
                     yield slot.__get__(tensor)
-
-
-def _has_memory(tensor: torch.Tensor) -> bool:
-    """Whether there are values behind a tensor; behind one that only wraps others there are none."""
-    try:
-        return tensor.untyped_storage().data_ptr() != 0
-    except (NotImplementedError, RuntimeError):
-        return False
 
 
 def storage_of(tensor: torch.Tensor) -> tuple[int, int, str] | None:

@@ -4,8 +4,8 @@
 from torch.autograd.graph import Node
 
 from .. import _C, _compat
-from .facts import Modified, Origin
-from .graph import frames_of, metadata_of, name_of
+from .facts import Modified
+from .graph import origin_of
 from .places import with_line, wrapped
 from .values import names_of_saved
 
@@ -28,9 +28,9 @@ def explain(node: Node) -> Modified | None:
     with _compat.without_overrides():
         shape = tuple(tensor.shape)
         made_by = tensor.grad_fn
-    maker = None if made_by is None else _origin(made_by)
+    maker = None if made_by is None else origin_of(made_by)
     name = names_of_saved(node, count)[index]
-    return Modified(_origin(node), name, shape, maker, version, version, (), _compat.hooked_tensors(node))
+    return Modified(origin_of(node), name, shape, maker, version, version, (), _compat.hooked_tensors(node))
 
 
 def note(modified: Modified) -> str:
@@ -48,7 +48,3 @@ def note(modified: Modified) -> str:
         lines.append(f"Not looked at: {modified.unchecked} more of what it saved, which a hook unpacks.")
     way = "What helps: write to a clone() of it, or change it by an operator in place, and not through .data, numpy, "
     return "\n".join([*lines, wrapped(f"{way}DLPack or a pointer.")])
-
-
-def _origin(node: Node) -> Origin:
-    return Origin(name_of(node), frames_of(metadata_of(node)))

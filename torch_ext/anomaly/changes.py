@@ -9,7 +9,7 @@ from torch.autograd.graph import Node
 
 from .. import _C, _compat
 from .facts import Change, Modified, Origin
-from .graph import frames_of, frames_of_stack, metadata_of, name_of
+from .graph import frames_of_stack, name_of, origin_of
 from .places import at, is_inside_torch, line_of, with_line, wrapped
 
 _MODIFIED = re.compile(
@@ -37,7 +37,7 @@ def describe(node: Node, message: str) -> Modified | None:
     name, tensor = saved
     output = None if match["output"] is None else int(match["output"])
     return Modified(
-        origin=_origin(node),
+        origin=origin_of(node),
         saved=name,
         shape=tuple(tensor.shape),
         maker=_maker(node, name, tensor, match["maker"], output),
@@ -71,7 +71,7 @@ def _maker(node: Node, saved: str, tensor: torch.Tensor, name: str | None, outpu
     ``name`` and ``output`` are what torch calls the node that has made it by now, and the number of its output.
     """
     if saved.startswith("result"):
-        return _origin(node)
+        return origin_of(node)
     inputs = {each: number for each, number in node.next_functions if each is not None}
     makers = [each for each in inputs if _compat.variable_of(each) is None]
     named = [each for each in makers if name in _names(each) and inputs[each] == output]
@@ -79,8 +79,8 @@ def _maker(node: Node, saved: str, tensor: torch.Tensor, name: str | None, outpu
     if len(found) > 1:
         found = [each for each in (_first_of(makers, tensor),) if each is not None]
     if len(found) == 1:
-        return _origin(found[0])
-    return _origin(node) if not makers and name in _names(node) else None
+        return origin_of(found[0])
+    return origin_of(node) if not makers and name in _names(node) else None
 
 
 def _first_of(makers: list[Node], tensor: torch.Tensor) -> Node | None:
@@ -92,10 +92,6 @@ def _first_of(makers: list[Node], tensor: torch.Tensor) -> Node | None:
             return step
         step = step.next_functions[0][0] if step.next_functions else None
     return None
-
-
-def _origin(node: Node) -> Origin:
-    return Origin(name_of(node), frames_of(metadata_of(node)))
 
 
 def _names(node: Node) -> tuple[str, str]:

@@ -4,8 +4,8 @@
 from torch.autograd.graph import Node
 
 from .. import _C
-from .facts import Freed, Origin
-from .graph import frames_of, frames_of_stack, metadata_of, name_of, path_to
+from .facts import Freed
+from .graph import frames_of_stack, origin_of, path_to
 from .places import at, line_of, with_line, wrapped
 
 _MESSAGE = "Trying to backward through the graph a second time"
@@ -24,16 +24,12 @@ def describe(node: Node, graph: dict[Node, Node | None], message: str) -> Freed 
     path = path_to(node, graph)
     crossing = _crossing(path, number) if number else None
     return Freed(
-        origin=_origin(node),
+        origin=origin_of(node),
         backward=() if call is None else frames_of_stack(call),
-        path=tuple(map(_origin, path)),
-        crossing=None if crossing is None else _origin(path[crossing]),
-        later=None if not crossing else _origin(path[crossing - 1]),
+        path=tuple(map(origin_of, path)),
+        crossing=None if crossing is None else origin_of(path[crossing]),
+        later=None if not crossing else origin_of(path[crossing - 1]),
     )
-
-
-def _origin(node: Node) -> Origin:
-    return Origin(name_of(node), frames_of(metadata_of(node)))
 
 
 def _crossing(path: list[Node], number: int) -> int | None:

@@ -9,7 +9,7 @@ from torch.autograd.graph import Node
 from .. import _C, _compat
 from .birth import Finding
 from .facts import Argument, Origin, Value
-from .graph import frames_of, metadata_of, name_of
+from .graph import origin_of
 from .places import at
 from .values import look
 
@@ -47,7 +47,7 @@ def note(node_name: str, arguments: Sequence[Argument]) -> str:
 def _origin_of(maker: Node | None) -> Origin | None:
     if maker is None or _compat.variable_of(maker) is not None:
         return None
-    return Origin(name_of(maker), frames_of(metadata_of(maker)))
+    return origin_of(maker)
 
 
 def _has_edge_from_outside(node: Node) -> bool:

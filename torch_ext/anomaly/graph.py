@@ -55,12 +55,17 @@ def frames_of_stack(stack: Any) -> tuple[Frame, ...]:
     )
 
 
+def origin_of(node: Node) -> Origin:
+    """The node's name and the forward call that created it."""
+    return Origin(name_of(node), frames_of(metadata_of(node)))
+
+
 def parents_of(metadata: dict[str, Any]) -> tuple[Origin, ...]:
     """The node whose backward created the node with this metadata, then that one's, and so on."""
     parents = []
     parent = metadata.get("parent_")
     while parent is not None and _compat.has_node(parent):
-        parents.append(Origin(name_of(parent), frames_of(parent.metadata)))
+        parents.append(origin_of(parent))
         parent = parent.metadata.get("parent_")
     return tuple(parents)
 

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from . import behind, birth, changes, cuts, freed, given, picture
 from .facts import Argument, Birth, Cut, Edge, Failure, Frame, Freed, Modified, Neighbour, Origin
-from .graph import frames_of, metadata_of, name_of, parents_of, path_to, surroundings
+from .graph import frames_of, metadata_of, name_of, origin_of, parents_of, path_to, surroundings
 from .places import with_line
 
 # What the engine says of NaN, and the checks in csrc/anomaly/checks.cpp of the rest.
@@ -215,7 +215,7 @@ def explain_result(
 ) -> None:
     """Reports on ``exc``, which is about output ``output`` of a forward call, which was given ``arguments``."""
     global _last
-    origin = Origin(name_of(found.node), frames_of(metadata_of(found.node)))
+    origin = origin_of(found.node)
     report = Report(
         node_name=origin.name,
         found="forward",

@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, Node
 from .. import _C, _compat
 from ..anomaly import cuts
 from ..anomaly.facts import Cut, Origin
-from ..anomaly.graph import frames_of, metadata_of, name_of, node_of, path_to, reachable
+from ..anomaly.graph import frames_of, metadata_of, node_of, origin_of, path_to, reachable
 from ..anomaly.places import with_line
 
 _MOST_CUTS = 3
@@ -229,23 +229,19 @@ def _reach(
             return Reach(name, shape, False, "doesn't require grad")
         if not tensor.is_leaf:
             node = node_of(tensor)
-            path = () if node not in graph else tuple(map(_origin, path_to(node, graph)))
+            path = () if node not in graph else tuple(map(origin_of, path_to(node, graph)))
             if tensor.retains_grad and path:
                 return Reach(name, shape, True, "reached", path)
             return Reach(name, shape, False, "not a leaf" if path else "no path", path)
         if id(tensor) in leaves:
-            return Reach(name, shape, True, "reached", tuple(map(_origin, path_to(leaves[id(tensor)], graph))))
+            return Reach(name, shape, True, "reached", tuple(map(origin_of, path_to(leaves[id(tensor)], graph))))
         numbers = set(_C.cuts_from(tensor))
         users = data.get(_compat.memory_of(tensor) or 0, [])
     found = cuts.read(numbers & known, True)
     if not found and users:
-        return Reach(name, shape, False, "as data", used=tuple(map(_origin, users)))
+        return Reach(name, shape, False, "as data", used=tuple(map(origin_of, users)))
     found = found or cuts.read(numbers, False)
     return Reach(name, shape, False, "cut" if found else "no path", cuts=found)
-
-
-def _origin(node: Node) -> Origin:
-    return Origin(name_of(node), frames_of(metadata_of(node)))
 
 
 def _step(node: Origin) -> str:
