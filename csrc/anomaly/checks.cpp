@@ -6,6 +6,7 @@
 #include <anomaly/forward_checks.h>
 #include <anomaly/saved_sums.h>
 #include <compat.h>
+#include <notes/node_notes.h>
 #include <notes/seen_calls.h>
 #include <python/error.h>
 #include <python/gil.h>
@@ -16,8 +17,6 @@
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/grad_mode.h>
-#include <torch/csrc/autograd/python_cpp_function.h>
-#include <torch/csrc/autograd/python_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -160,16 +159,6 @@ void remove_hooks(Checked& checked) {
   }
 }
 
-compat::NodePtr node_of_edge(PyObject* node) {
-  if (PyObject_TypeCheck(node, &THPFunctionType)) {
-    return compat::node_of(reinterpret_cast<THPFunction*>(node)->cdata);
-  }
-  if (torch::autograd::THPCppFunction_Check(node)) {
-    return reinterpret_cast<torch::autograd::THPCppFunction*>(node)->cdata;
-  }
-  return {};
-}
-
 /// The node that a backward from `root` starts at; null if there is none, or if
 /// it isn't a root at all, which torch will say.
 compat::NodePtr start_of(PyObject* root) {
@@ -179,7 +168,7 @@ compat::NodePtr start_of(PyObject* root) {
   }
   // A GradientEdge, which is a tuple.
   if (PyTuple_Check(root) && PyTuple_GET_SIZE(root) > 0) {
-    return node_of_edge(PyTuple_GET_ITEM(root, 0));
+    return node_of_object(PyTuple_GET_ITEM(root, 0));
   }
   return {};
 }

@@ -11,13 +11,10 @@
 #include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
 #include <ATen/ThreadLocalPythonObjects.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/PyInterpreter.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/grad_mode.h>
-#include <torch/csrc/autograd/python_cpp_function.h>
-#include <torch/csrc/autograd/python_variable.h>
 
 #include <map>
 #include <mutex>
@@ -267,10 +264,7 @@ void note_gradients(
   if (!session) {
     return;
   }
-  const torch::autograd::AutoGradMode no_grad(false);
-  const c10::impl::ExcludeDispatchKeyGuard no_python(
-      c10::DispatchKeySet(
-          {c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot}));
+  const Aside aside;
   DeferredSession::Flags flags;
   for (size_t i = 0; i < inputs.size() && checks().inf; ++i) {
     add_flags(
@@ -301,16 +295,7 @@ PyObject* py_take_late_evidence(PyObject*, PyObject*) {
   const std::vector<Evidence> late = std::exchange(late_evidence(), {});
   Ref list = checked(PyList_New(0));
   for (const Evidence& each : late) {
-    Ref saved =
-        checked(PyTuple_New(static_cast<Py_ssize_t>(each.saved.size())));
-    for (size_t i = 0; i < each.saved.size(); ++i) {
-      PyTuple_SET_ITEM(
-          saved.get(),
-          static_cast<Py_ssize_t>(i),
-          checked(THPVariable_Wrap(each.saved[i])).release());
-    }
-    Ref node = checked(torch::autograd::functionToPyObject(each.node));
-    Ref item = checked(PyTuple_Pack(2, node.get(), saved.get()));
+    Ref item = to_python(each);
     check_status(PyList_Append(list.get(), item.get()));
   }
   return list.release();

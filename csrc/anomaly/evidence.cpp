@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <anomaly/evidence.h>
 
+#include <notes/node_notes.h>
+#include <python/error.h>
 #include <python/gil.h>
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
 
@@ -95,13 +99,6 @@ Place& own_place() {
 
 // --- What a node has saved ---------------------------------------------------
 
-/// Node's mutex, which guards what a node has saved.
-struct NodeMutex : Node {
-  static std::mutex& of(Node& node) {
-    return node.*(&NodeMutex::mutex_);
-  }
-};
-
 // C++ checks no access in an explicit instantiation, so that this can name the
 // private map from saved variables to what became of them.
 using SavedVariables =
@@ -138,7 +135,7 @@ std::vector<at::Tensor> saved_by_generated(const compat::NodePtr& node) {
   NodeCall call(0, node);
   CompiledNodeArgs args(collected, call);
   {
-    const std::lock_guard lock(NodeMutex::of(*node));
+    const std::lock_guard lock(mutex_of(*node));
     node->compiled_args(args);
   }
   TensorArgs& tensors = collected.tensor_args;
@@ -237,6 +234,20 @@ std::vector<at::Tensor> saved_by(const compat::NodePtr& node) {
   }
   return type == typeid(PyNode) ? saved_by_function(node)
                                 : std::vector<at::Tensor>();
+}
+
+Ref to_python(const Evidence& evidence) {
+  Ref saved =
+      checked(PyTuple_New(static_cast<Py_ssize_t>(evidence.saved.size())));
+  for (size_t i = 0; i < evidence.saved.size(); ++i) {
+    // An undefined tensor becomes None.
+    PyTuple_SET_ITEM(
+        saved.get(),
+        static_cast<Py_ssize_t>(i),
+        checked(THPVariable_Wrap(evidence.saved[i])).release());
+  }
+  Ref node = checked(torch::autograd::functionToPyObject(evidence.node));
+  return checked(PyTuple_Pack(2, node.get(), saved.get()));
 }
 
 void keep_evidence(Evidence evidence) {

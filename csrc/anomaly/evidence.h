@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/record_function.h>
 #include <compat.h>
+#include <python/ref.h>
 
 #include <optional>
 #include <vector>
@@ -40,6 +41,9 @@ Evidence take_evidence(const torch::autograd::AnomalyMetadata* metadata);
 /// What a node has saved, as in Evidence. Runs no hook. Throws if a tensor was
 /// changed in place since, or can't be unpacked so.
 std::vector<at::Tensor> saved_by(const compat::NodePtr& node);
+
+/// (node, what it had saved), with None for a tensor that isn't known.
+Ref to_python(const Evidence& evidence);
 
 /// Keeps what was seen of a node, for take_evidence() on this thread.
 void keep_evidence(Evidence evidence);

@@ -84,17 +84,20 @@ Wrong scan_by_operators(const at::Tensor& tensor, bool infinities_count) {
 
 } // namespace
 
-bool has_numbers(const at::Tensor& tensor) {
+bool is_wrapper(const at::Tensor& tensor) {
   constexpr c10::DispatchKeySet kOthers{
       c10::DispatchKey::Python,
       c10::DispatchKey::Functionalize,
       c10::DispatchKey::FuncTorchBatched,
       c10::DispatchKey::FuncTorchGradWrapper,
       c10::DispatchKey::Batched};
+  return tensor.key_set().has_any(kOthers);
+}
+
+bool has_numbers(const at::Tensor& tensor) {
   return tensor.defined() &&
       (tensor.is_floating_point() || tensor.is_complex()) &&
-      !tensor.key_set().has_any(kOthers) && !tensor.is_meta() &&
-      !tensor.is_nested();
+      !is_wrapper(tensor) && !tensor.is_meta() && !tensor.is_nested();
 }
 
 bool is_scanned_in_memory(const at::Tensor& tensor) {

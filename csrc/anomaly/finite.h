@@ -3,9 +3,22 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/grad_mode.h>
 #include <torch/csrc/python_headers.h>
 
 namespace torch_ext {
+
+/// Looking adds nothing to the graph, and calls no subclass of Tensor or mode.
+struct Aside {
+  torch::autograd::AutoGradMode no_grad{false};
+  c10::impl::ExcludeDispatchKeyGuard no_python{c10::DispatchKeySet(
+      {c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot})};
+};
+
+/// Whether a tensor stands for something else, and has no memory to be read: a
+/// subclass that wraps tensors, or one of a transform of torch.func.
+bool is_wrapper(const at::Tensor& tensor);
 
 /// Whether a tensor is of a kind whose numbers can be wrong, and can be read
 /// without running code of a subclass, a mode or a transform of torch.func.

@@ -9,8 +9,6 @@
 #include <python/error.h>
 #include <python/gil.h>
 
-#include <ATen/core/grad_mode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -113,11 +111,7 @@ void refuse(
 } // namespace
 
 void check_call(const SeenCall& call) {
-  const torch::autograd::AutoGradMode no_grad(false);
-  // Looking must not call a subclass of Tensor, or a mode.
-  const c10::impl::ExcludeDispatchKeyGuard no_python(
-      c10::DispatchKeySet(
-          {c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot}));
+  const Aside aside;
   for_each_tensor(call.results, [&](size_t, const at::Tensor& result) {
     if (!result.defined()) {
       return;

@@ -97,25 +97,6 @@ Ref exception_in_flight() {
   }
 }
 
-/// (node, what it had saved), with None for a tensor that isn't known; None if
-/// there is nothing.
-Ref to_python(const torch_ext::Evidence& evidence) {
-  if (!evidence.node) {
-    return Ref::share(Py_None);
-  }
-  Ref saved =
-      checked(PyTuple_New(static_cast<Py_ssize_t>(evidence.saved.size())));
-  for (size_t i = 0; i < evidence.saved.size(); ++i) {
-    // An undefined tensor becomes None.
-    PyTuple_SET_ITEM(
-        saved.get(),
-        static_cast<Py_ssize_t>(i),
-        checked(THPVariable_Wrap(evidence.saved[i])).release());
-  }
-  Ref node = checked(functionToPyObject(evidence.node));
-  return checked(PyTuple_Pack(2, node.get(), saved.get()));
-}
-
 /// Calls torch_ext's report on the failure. Null, with an exception set, if it
 /// raises.
 Ref call_record(
@@ -123,7 +104,8 @@ Ref call_record(
     const std::string& node_name,
     const torch_ext::Evidence& evidence) {
   Ref exception = exception_in_flight();
-  Ref kept = to_python(evidence);
+  Ref kept =
+      evidence.node ? torch_ext::to_python(evidence) : Ref::share(Py_None);
   Ref module = checked(PyImport_ImportModule(torch_ext::kFailuresModule));
   return Ref::steal(PyObject_CallMethod(
       module.get(),

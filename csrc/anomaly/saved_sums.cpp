@@ -2,6 +2,7 @@
 #include <anomaly/saved_sums.h>
 
 #include <anomaly/evidence.h>
+#include <anomaly/finite.h>
 #include <anomaly/python_modules.h>
 #include <notes/node_notes.h>
 #include <python/error.h>
@@ -10,10 +11,8 @@
 #include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
 #include <ATen/EmptyTensor.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/functions/tensor.h>
-#include <torch/csrc/autograd/grad_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -91,13 +90,7 @@ std::vector<at::Tensor> parts_of(const at::Tensor& tensor) {
 /// Whether the values of a dense tensor lie in memory, and all of them: those of
 /// a parameter that is sharded may be away.
 bool is_in_memory(const at::Tensor& part) {
-  constexpr c10::DispatchKeySet kOthers{
-      c10::DispatchKey::Python,
-      c10::DispatchKey::Functionalize,
-      c10::DispatchKey::FuncTorchBatched,
-      c10::DispatchKey::FuncTorchGradWrapper,
-      c10::DispatchKey::Batched};
-  if (part.key_set().has_any(kOthers) || part.is_meta() || part.is_nested() ||
+  if (is_wrapper(part) || part.is_meta() || part.is_nested() ||
       part._is_zerotensor() || !part.has_storage()) {
     return false;
   }
@@ -156,13 +149,6 @@ std::vector<at::Tensor> saved_for(const compat::NodePtr& node) {
       slices == nullptr ? node : compat::NodePtr(slices->fn);
   return holder ? saved_by(holder) : std::vector<at::Tensor>();
 }
-
-/// Looking adds nothing to the graph, and calls no subclass of Tensor.
-struct Aside {
-  torch::autograd::AutoGradMode no_grad{false};
-  c10::impl::ExcludeDispatchKeyGuard no_python{c10::DispatchKeySet(
-      {c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot})};
-};
 
 struct Changed {
   at::Tensor tensor;

@@ -23,7 +23,17 @@ struct MetadataOf : Node {
   }
 };
 
+struct MutexOf : Node {
+  static std::mutex& of(Node& node) {
+    return node.*(&MutexOf::mutex_);
+  }
+};
+
 } // namespace
+
+std::mutex& mutex_of(Node& node) {
+  return MutexOf::of(node);
+}
 
 std::unique_ptr<NodeNotes> make_notes() {
   auto notes = std::make_unique<NodeNotes>();

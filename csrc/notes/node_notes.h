@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 namespace torch_ext {
@@ -35,6 +36,10 @@ std::unique_ptr<NodeNotes> make_notes();
 
 /// The node behind a grad_fn; null if there is none, or if `object` is none.
 compat::NodePtr node_of_object(PyObject* object);
+
+/// Node's own mutex, which guards what a node has saved, and is locked while it
+/// runs.
+std::mutex& mutex_of(torch::autograd::Node& node);
 
 /// A node's notes; null if it was not made while noting. Makes none.
 NodeNotes* notes_of(torch::autograd::Node& node);

@@ -6,21 +6,11 @@
 #include <python/error.h>
 #include <python/ref.h>
 
-#include <torch/csrc/autograd/function.h>
-
 #include <mutex>
 
 namespace torch_ext {
 
 namespace {
-
-/// Node's mutex, which is locked while it runs and while its saved tensors are
-/// freed.
-struct MutexOf : torch::autograd::Node {
-  static std::mutex& of(torch::autograd::Node& node) {
-    return node.*(&MutexOf::mutex_);
-  }
-};
 
 Ref read_one(PyObject* saved) {
   const Ref data = checked(PyObject_GetAttrString(saved, "data"));
@@ -40,11 +30,11 @@ PyObject* py_read_saved(PyObject*, PyObject* args) {
   const compat::NodePtr node = node_of_object(object);
   // torch's attribute would wait for the lock, whose holder may wait for the
   // GIL, or be this thread, in an unpack hook that the node runs.
-  if (!node || !std::unique_lock(MutexOf::of(*node), std::try_to_lock)) {
+  if (!node || !std::unique_lock(mutex_of(*node), std::try_to_lock)) {
     Py_RETURN_NONE;
   }
   const Ref saved = checked(PyObject_GetAttr(object, name));
-  const std::unique_lock<std::mutex> lock(MutexOf::of(*node), std::try_to_lock);
+  const std::unique_lock<std::mutex> lock(mutex_of(*node), std::try_to_lock);
   if (!lock.owns_lock()) {
     Py_RETURN_NONE;
   }
