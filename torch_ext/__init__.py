@@ -5,6 +5,9 @@
 ``torch_ext.Function`` is the base class for a Function that should do so alone.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._build.loader import load
 
 load()
@@ -18,7 +21,7 @@ from torch.autograd.function import (  # noqa: E402
     once_differentiable,
 )
 
-from . import _C, _frame, anomaly, graph, hooks, lint, tracer  # noqa: E402, F401
+from . import _C, _frame, anomaly, hooks, tracer  # noqa: E402, F401
 from ._install import (  # noqa: E402
     accelerate,
     install,
@@ -28,6 +31,9 @@ from ._install import (  # noqa: E402
 )
 from .anomaly import detect_anomaly, set_detect_anomaly  # noqa: E402
 from .function import Function  # noqa: E402
+
+if TYPE_CHECKING:
+    from . import graph, lint
 
 __all__ = [
     "Function",
@@ -50,3 +56,14 @@ __all__ = [
     "tracer",
     "uninstall",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when somebody asks: they are half of the import, and most programs don't.
+    if name in ("graph", "lint"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
