@@ -287,16 +287,10 @@ def saved_tensors(node: Any) -> Iterator[tuple[str, torch.Tensor]]:
     variable = variable_of(node)
     if variable is not None:
         yield "variable", variable
-    attributes = dir(type(node))
-    for raw_name in attributes:
-        if not raw_name.startswith("_raw_saved_"):
-            continue
+    for label, raw, several in _raw_saved(node):
         # _saved_self and the like on torch's nodes, saved_tensors on a Function's.
-        name = raw_name.removeprefix("_raw")
-        name = name if name in attributes else name[1:]
-        raw, several = _as_tuple(_get(node, raw_name))
+        name = f"_saved_{label}" if hasattr(type(node), f"_saved_{label}") else f"saved_{label}"
         if all(_get(each, "unpack_hook", True) is None for each in raw):
-            label = raw_name.removeprefix("_raw_saved_")
             for index, tensor in enumerate(_as_tuple(_get(node, name))[0]):
                 if isinstance(tensor, torch.Tensor):
                     yield (f"{label}[{index}]" if several else label), tensor
@@ -304,21 +298,22 @@ def saved_tensors(node: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def raw_saved_tensors(node: Any) -> Iterator[tuple[str, Any]]:
     """What ``node`` has saved, with names, as torch keeps it; without what a user's hook unpacks or is freed."""
-    prefix = "_raw_saved_"
-    for raw_name in dir(type(node)):
-        if raw_name.startswith(prefix):
-            raw, several = _as_tuple(_get(node, raw_name))
-            for index, each in enumerate(raw):
-                if _get(each, "unpack_hook", True) is None:
-                    label = raw_name.removeprefix(prefix)
-                    yield (f"{label}[{index}]" if several else label), each
+    for label, raw, several in _raw_saved(node):
+        for index, each in enumerate(raw):
+            if _get(each, "unpack_hook", True) is None:
+                yield (f"{label}[{index}]" if several else label), each
 
 
 def hooked_tensors(node: Any) -> int:
     """How many of the tensors that ``node`` has saved a user's hook unpacks."""
-    prefix = "_raw_saved_"
-    raws = (each for name in dir(type(node)) if name.startswith(prefix) for each in _as_tuple(_get(node, name))[0])
-    return sum(_get(each, "unpack_hook") is not None for each in raws)
+    return sum(_get(each, "unpack_hook") is not None for _, raw, _ in _raw_saved(node) for each in raw)
+
+
+def _raw_saved(node: Any) -> Iterator[tuple[str, tuple[Any, ...], bool]]:
+    """(name, what ``node`` has saved under it as torch keeps it, whether that is several)."""
+    for raw_name in dir(type(node)):
+        if raw_name.startswith("_raw_saved_"):
+            yield raw_name.removeprefix("_raw_saved_"), *_as_tuple(_get(node, raw_name))
 
 
 def data_of_saved(raw: Any) -> torch.Tensor | None:
