@@ -2,6 +2,7 @@
 #include <notes/backward_calls.h>
 
 #include <compat.h>
+#include <notes/bounded.h>
 #include <notes/lazy_traceback.h>
 #include <notes/node_notes.h>
 #include <python/error.h>
@@ -13,6 +14,7 @@
 
 #include <atomic>
 #include <deque>
+#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -48,13 +50,9 @@ void note_call(std::uint32_t number) {
   Gil gil;
   try {
     Call call{number, capture_traceback()};
-    Call dropped{0, Ref()}; // after the lock is released
+    std::optional<Call> dropped; // after the lock is released
     const compat::Lock lock(noting_calls);
-    calls().push_back(std::move(call));
-    if (calls().size() > kMostCalls) {
-      dropped = std::move(calls().front());
-      calls().pop_front();
-    }
+    dropped = remember(calls(), std::move(call), kMostCalls);
   } catch (const std::exception&) {
     PyErr_Clear(); // no memory: the call stays unknown
   }

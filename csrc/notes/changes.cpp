@@ -2,6 +2,7 @@
 #include <notes/changes.h>
 
 #include <compat.h>
+#include <notes/bounded.h>
 #include <notes/lazy_traceback.h>
 #include <notes/operators.h>
 #include <python/error.h>
@@ -14,6 +15,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -90,13 +92,9 @@ void note_change(const VersionBefore& before, const std::string& name) {
         now,
         name,
         capture_positions(kShortStack)};
-    Change dropped{{}, 0, 0, {}, {}}; // after the lock is released
+    std::optional<Change> dropped; // after the lock is released
     const compat::Lock lock(noting_changes);
-    changes().push_back(std::move(change));
-    if (changes().size() > kMostChanges) {
-      dropped = std::move(changes().front());
-      changes().pop_front();
-    }
+    dropped = remember(changes(), std::move(change), kMostChanges);
   } catch (const std::exception&) {
     PyErr_Clear(); // no memory: the change stays unknown
   }

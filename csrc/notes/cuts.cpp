@@ -2,6 +2,7 @@
 #include <notes/cuts.h>
 
 #include <notes/backward_calls.h>
+#include <notes/bounded.h>
 #include <notes/changes.h>
 #include <notes/lazy_traceback.h>
 #include <notes/node_notes.h>
@@ -18,6 +19,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -121,14 +123,10 @@ std::uint32_t note_cut(
         capture_positions(kShortStack),
         std::move(leaves),
         has_all};
-    Cut dropped{0, 0, {}, nullptr, {}, {}, false}; // after the lock is released
+    std::optional<Cut> dropped; // after the lock is released
     const compat::Lock lock(noting_cuts);
     cut.number = cuts().last + 1;
-    cuts().kept.push_back(std::move(cut));
-    if (cuts().kept.size() > kMostCuts) {
-      dropped = std::move(cuts().kept.front());
-      cuts().kept.pop_front();
-    }
+    dropped = remember(cuts().kept, std::move(cut), kMostCuts);
     return ++cuts().last;
   } catch (const std::exception&) {
     PyErr_Clear(); // no memory: the cut stays unknown
