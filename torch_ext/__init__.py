@@ -6,34 +6,17 @@
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
-
-from ._build.loader import load
-
-load()
 
 __version__ = "0.1.0"
 
-from torch.autograd.function import (  # noqa: E402
-    FunctionCtx,
-    InplaceFunction,
-    NestedIOFunction,
-    once_differentiable,
-)
-
-from . import _C, _frame, anomaly, hooks, tracer  # noqa: E402, F401
-from ._install import (  # noqa: E402
-    accelerate,
-    install,
-    installed,
-    is_installed,
-    uninstall,
-)
-from .anomaly import detect_anomaly, set_detect_anomaly  # noqa: E402
-from .function import Function  # noqa: E402
-
 if TYPE_CHECKING:
-    from . import graph, lint
+    from . import _C, _frame, anomaly, graph, hooks, lint, tracer
+    from ._build.loader import load
+    from ._install import accelerate, install, installed, is_installed, uninstall
+    from .anomaly import detect_anomaly, set_detect_anomaly
+    from .function import Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable
 
 __all__ = [
     "Function",
@@ -58,12 +41,39 @@ __all__ = [
 ]
 
 
+def _complete() -> None:
+    """Loads the extension, and makes all that is public an attribute of the package."""
+    from ._build.loader import load
+
+    load()
+    public = importlib.import_module("._public", __name__)
+    globals().update({name: getattr(public, name) for name in public.__all__})
+
+
+def _is_command() -> bool:
+    """Whether Python imports the package on its way to ``python -m torch_ext``.
+
+    Commands answer at once, and also where the extension doesn't load: each completes the package when it needs it.
+    """
+    # Python leaves "-m" in the place of the file's name until it has found the file.
+    if sys.argv[:1] != ["-m"]:
+        return False
+    return sys.orig_argv[-len(sys.argv)].endswith(__name__)
+
+
 def __getattr__(name: str) -> Any:
     # Loaded when somebody asks: they are half of the import, and most programs don't.
     if name in ("graph", "lint"):
         return importlib.import_module(f".{name}", __name__)
+    if name in __all__ and f"{__name__}._public" not in sys.modules:
+        _complete()
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if not _is_command():
+    _complete()

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The commands of ``torch-ext``, and the other ways to start programs on torch_ext.
+
+Importing it imports neither torch nor torch_ext, so that it answers at once, and where these are broken.
+
+=================  ==============================================================
+``app``            the command line; ``commands/`` has a file for each command
+=================  ==============================================================
+"""
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line in ``sys.argv`` and ends the process."""
+    try:
+        from .app import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.exit(f"torch-ext: its commands need {error.name}, and that is not installed: pip install 'torch_ext[cli]'")
+    app(prog_name="torch-ext")
