@@ -16,6 +16,14 @@
 #include <torch/csrc/utils/pyobject_preservation.h>
 #include <torch/csrc/utils/pythoncapi_compat.h>
 #include <torch/version.h>
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030E0000
+#define TORCH_EXT_KNOWS_FRAMES 1
+#define Py_BUILD_CORE // as the header asks of who includes it
+#include <internal/pycore_frame.h>
+#undef Py_BUILD_CORE
+#else
+#define TORCH_EXT_KNOWS_FRAMES 0
+#endif
 #if TORCH_VERSION_MINOR < 15
 #include <torch/csrc/autograd/python_saved_variable_hooks.h>
 #endif
@@ -24,6 +32,8 @@
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x030F0000
 #error "torch_ext knows Python 3.10 to 3.14"
@@ -564,16 +574,22 @@ inline bool calls_are_profiled() {
 #endif
 }
 
-/// Calls `visit(Ref code, int instruction)` for each Python frame of this
-/// thread, innermost first, while it returns true. The instruction is a byte
-/// offset into the code.
+// --- Python frames -----------------------------------------------------------
+//
+// Python's functions make an object for each frame that they are asked for, and
+// its function then ends more slowly. The frames themselves cost nothing, but
+// their layout is known only by Python's own header.
+
+/// Calls `visit(PyCodeObject* code, int instruction)` for each Python frame of
+/// this thread, innermost first, while it returns true. The code is borrowed
+/// from the frame, and the instruction a byte offset into it.
 template <typename Visit>
-void for_each_frame(Visit&& visit) {
+void for_each_frame_object(Visit&& visit) {
   Ref frame = Ref::steal(
       reinterpret_cast<PyObject*>(PyThreadState_GetFrame(PyThreadState_Get())));
   while (frame) {
     auto* current = reinterpret_cast<PyFrameObject*>(frame.get());
-    Ref code =
+    const Ref code =
         Ref::steal(reinterpret_cast<PyObject*>(PyFrame_GetCode(current)));
 #if PY_VERSION_HEX >= 0x030B0000
     const int instruction = PyFrame_GetLasti(current);
@@ -581,11 +597,72 @@ void for_each_frame(Visit&& visit) {
     const int instruction =
         current->f_lasti * static_cast<int>(sizeof(_Py_CODEUNIT));
 #endif
-    if (!visit(std::move(code), instruction)) {
+    if (!visit(reinterpret_cast<PyCodeObject*>(code.get()), instruction)) {
       return;
     }
     frame = Ref::steal(reinterpret_cast<PyObject*>(PyFrame_GetBack(current)));
   }
+}
+
+#if TORCH_EXT_KNOWS_FRAMES
+
+/// The same by the interpreter's own frames.
+template <typename Visit>
+void for_each_inner_frame(Visit&& visit) {
+#if PY_VERSION_HEX >= 0x030D0000
+  auto* frame = PyThreadState_Get()->current_frame;
+#else
+  auto* frame = PyThreadState_Get()->cframe->current_frame;
+#endif
+  for (; frame != nullptr; frame = frame->previous) {
+    // One that is just being entered, or stands for a call from C.
+    if (_PyFrame_IsIncomplete(frame)) {
+      continue;
+    }
+#if PY_VERSION_HEX >= 0x030D0000
+    PyCodeObject* code = _PyFrame_GetCode(frame);
+#else
+    PyCodeObject* code = frame->f_code;
+#endif
+    const int instruction = _PyInterpreterFrame_LASTI(frame) *
+        static_cast<int>(sizeof(_Py_CODEUNIT));
+    if (!visit(code, instruction)) {
+      return;
+    }
+  }
+}
+
+/// Whether both give the same, here.
+inline bool inner_frames_agree() {
+  std::vector<std::pair<PyCodeObject*, int>> frames;
+  const auto note = [&](PyCodeObject* code, int instruction) {
+    frames.emplace_back(code, instruction);
+    return true;
+  };
+  for_each_frame_object(note);
+  const auto expected = std::exchange(frames, {});
+  for_each_inner_frame(note);
+  return frames == expected;
+}
+
+/// A Python that was built in another way than its header says is left to its
+/// own functions.
+inline bool inner_frames_are_known() {
+  static const bool are_known = inner_frames_agree();
+  return are_known;
+}
+
+#endif
+
+/// The quicker of the two that is right for the running Python.
+template <typename Visit>
+void for_each_frame(Visit&& visit) {
+#if TORCH_EXT_KNOWS_FRAMES
+  if (inner_frames_are_known()) {
+    return for_each_inner_frame(std::forward<Visit>(visit));
+  }
+#endif
+  for_each_frame_object(std::forward<Visit>(visit));
 }
 
 } // namespace torch_ext::compat

@@ -171,7 +171,9 @@ void PyAnomalyMetadata::store_stack() {
   torch_ext::persisting([&] {
     Ref stack = preserved_stack();
     if (!stack) {
-      stack = torch_ext::capture_traceback();
+      // torch gives each node a list of its own.
+      stack = torch_ext::notes_only() ? torch_ext::share_traceback()
+                                      : torch_ext::capture_traceback();
     }
     check_status(PyDict_SetItem(dict(), torch_ext::trace_key, stack.get()));
   });

@@ -28,7 +28,7 @@ struct Change {
   std::uint32_t before;
   std::uint32_t after;
   std::string name;
-  Positions stack;
+  SharedPositions stack;
 };
 
 constexpr size_t kMostChanges = 16384;

@@ -39,7 +39,7 @@ struct Cut {
   std::uint32_t made_in; // how many backwards had begun
   std::string name;
   const char* reason;
-  Positions stack;
+  SharedPositions stack;
   std::vector<Leaf> leaves;
   bool has_all_leaves;
 };

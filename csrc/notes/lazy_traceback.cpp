@@ -6,8 +6,8 @@
 
 #include <c10/util/SmallVector.h>
 
+#include <algorithm>
 #include <atomic>
-#include <iterator>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -27,7 +27,7 @@ constexpr const char* kTracebackModule = "torch_ext.anomaly.traceback";
 /// lists only.
 struct LazyTraceback {
   PyListObject list;
-  Positions positions;
+  SharedPositions positions;
   bool filled;
 
   bool is_filled() {
@@ -44,10 +44,11 @@ LazyTraceback* as_lazy(PyObject* object) {
 
 /// [(file, line, function)], outermost first.
 Ref to_summaries(const LazyTraceback& lazy) {
-  const size_t count = lazy.positions.size();
+  const std::vector<Position>& calls = lazy.positions->calls;
+  const size_t count = calls.size();
   Ref list = checked(PyList_New(static_cast<Py_ssize_t>(count)));
   for (size_t i = 0; i < count; ++i) {
-    const Position& position = lazy.positions[count - 1 - i];
+    const Position& position = calls[count - 1 - i];
     PyCodeObject* code = position.code_object();
     Ref item = checked(Py_BuildValue(
         "(OiO)",
@@ -196,6 +197,8 @@ PyObject* reduce(PyObject* self, PyObject*) {
 
 void dealloc(PyObject* self) {
   PyObject_GC_UnTrack(self);
+  PyObject*& shared = as_lazy(self)->positions->list;
+  shared = shared == self ? nullptr : shared;
   std::destroy_at(&as_lazy(self)->positions);
   PyObject_GC_Track(self); // as list's dealloc expects to find it
   PyList_Type.tp_dealloc(self);
@@ -221,32 +224,60 @@ PyNumberMethods lazy_number{};
 
 PyTypeObject LazyTracebackType{};
 
-Positions capture_positions(std::size_t most) {
+SharedPositions capture_positions(std::size_t most) {
   // On the stack first, since the number of frames is not known before.
-  c10::SmallVector<Position, 128> found;
-  compat::for_each_frame([&](Ref code, int instruction) {
-    found.push_back({std::move(code), instruction});
+  // Borrowed: the frames own their code while this thread stands here.
+  c10::SmallVector<std::pair<PyCodeObject*, int>, 128> found;
+  compat::for_each_frame([&](PyCodeObject* code, int instruction) {
+    found.emplace_back(code, instruction);
     return found.size() < most;
   });
-  return {
-      std::make_move_iterator(found.begin()),
-      std::make_move_iterator(found.end())};
+  // An operator and what its nodes lead to are mostly made by one call. It
+  // doesn't keep the positions, so that a thread's end needs no GIL.
+  thread_local std::weak_ptr<Positions> latest;
+  if (SharedPositions before = latest.lock(); before &&
+      std::equal(found.begin(),
+                 found.end(),
+                 before->calls.begin(),
+                 before->calls.end(),
+                 [](const auto& frame, const Position& position) {
+                   return frame.first == position.code_object() &&
+                       frame.second == position.instruction;
+                 })) {
+    return before;
+  }
+  auto positions = std::make_shared<Positions>();
+  positions->calls.reserve(found.size());
+  for (const auto& [code, instruction] : found) {
+    positions->calls.push_back(
+        {Ref::share(reinterpret_cast<PyObject*>(code)), instruction});
+  }
+  latest = positions;
+  return positions;
 }
 
-Ref to_traceback(const Positions& positions) {
+Ref to_traceback(SharedPositions positions) {
   Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
-  Positions& copy = *std::construct_at(&as_lazy(object.get())->positions);
-  copy.reserve(positions.size());
-  for (const Position& position : positions) {
-    copy.push_back({Ref::share(position.code.get()), position.instruction});
-  }
+  std::construct_at(&as_lazy(object.get())->positions, std::move(positions));
   return object;
 }
 
 Ref capture_traceback() {
-  Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
-  *std::construct_at(&as_lazy(object.get())->positions) = capture_positions();
-  return object;
+  return to_traceback(capture_positions());
+}
+
+Ref share_traceback() {
+  if (compat::kFreeThreaded) {
+    return capture_traceback();
+  }
+  const SharedPositions positions = capture_positions();
+  if (positions->list != nullptr) {
+    // It is alive: its end takes it out of there before the GIL is released.
+    return Ref::share(positions->list);
+  }
+  Ref list = to_traceback(positions);
+  positions->list = list.get();
+  return list;
 }
 
 void init_lazy_traceback() {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace torch_ext {
@@ -25,20 +26,33 @@ struct Position {
   }
 };
 
-/// Positions of the calls on a stack, innermost first. Ends with the GIL held.
-using Positions = std::vector<Position>;
+/// Positions of the calls on a stack, innermost first, as those share them that
+/// were noted by the same call. The last one to let go holds the GIL.
+struct Positions {
+  std::vector<Position> calls;
+  /// The list that share_traceback() hands out for them, borrowed; null if
+  /// there is none.
+  PyObject* list = nullptr;
+};
 
-/// Those of the innermost `most` calls on this thread.
-Positions capture_positions(std::size_t most = SIZE_MAX);
+using SharedPositions = std::shared_ptr<Positions>;
+
+/// Those of the innermost `most` calls on this thread. Throws if there is no
+/// memory.
+SharedPositions capture_positions(std::size_t most = SIZE_MAX);
 
 /// Makes a list of them, as capture_traceback() does.
-Ref to_traceback(const Positions& positions);
+Ref to_traceback(SharedPositions positions);
 
 /// The stack of the current thread as a torch_ext._C.LazyTraceback, which reads
 /// as the list of strings that traceback.format_stack() returns. It keeps code
 /// objects alive and nothing else: no frames, locals, tensors or modules.
 /// Throws if there is no memory.
 Ref capture_traceback();
+
+/// The same list for all that ask within one call of Python's, such as an
+/// operator and the nodes it leads to; where Python has no GIL, one each.
+Ref share_traceback();
 
 /// Once, at import: makes the type ready. Throws.
 void init_lazy_traceback();

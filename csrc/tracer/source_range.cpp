@@ -36,8 +36,9 @@ std::string text_of(PyObject* string) {
 std::vector<Place> python_stack() {
   // First the code objects, since text_of() may run Python code.
   std::vector<std::pair<Ref, int>> frames;
-  compat::for_each_frame([&](Ref code, int instruction) {
-    frames.emplace_back(std::move(code), instruction);
+  compat::for_each_frame([&](PyCodeObject* code, int instruction) {
+    frames.emplace_back(
+        Ref::share(reinterpret_cast<PyObject*>(code)), instruction);
     return true;
   });
   std::vector<Place> stack;

@@ -39,6 +39,7 @@ def state():
 def nothing_left():
     if torch_ext._compat.has_compiled():
         torch._dynamo.reset()
+    _C.observe_operators(False)  # a thread looks on until its next operator after the mode, which was another test's
     before = state()
     yield
     set_noting(False)
