@@ -3,8 +3,8 @@
 
 #include <compat.h>
 #include <python/error.h>
-#include <python/immortal.h>
 #include <python/method.h>
+#include <python/names.h>
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -14,6 +14,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <atomic>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -98,46 +99,89 @@ void add_fallback() {
 
 // --- torch's own Functions ---------------------------------------------------
 
-// _FunctionBase.apply as torch has it, which Function.apply calls.
-Immortal torchs_base_apply;
+// What runs _FunctionBase.apply, as torch has it.
+std::atomic<PyCFunction> torchs_apply = nullptr;
 
-Ref call_base_apply(PyObject* cls, PyObject* args, PyObject* keywords) {
-  PyObject* apply = torchs_base_apply;
-  Ref bound = checked(Py_TYPE(apply)->tp_descr_get(apply, nullptr, cls));
-  return checked(PyObject_Call(bound.get(), args, keywords));
+template <typename Signature>
+Signature torchs_apply_as() {
+  return reinterpret_cast<Signature>(
+      reinterpret_cast<void (*)()>(torchs_apply.load()));
 }
 
-PyObject* seen_apply(PyObject* cls, PyObject* args, PyObject* keywords) {
+PyObject* saw(PyObject* const* args, Py_ssize_t count, PyObject* object) {
   HANDLE_TH_ERRORS
-  Ref result = call_base_apply(cls, args, keywords);
-  std::vector<PyObject*> all;
-  all.reserve(static_cast<size_t>(PyTuple_GET_SIZE(args)));
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args); ++i) {
-    all.push_back(PyTuple_GET_ITEM(args, i));
-  }
-  see_call(all.data(), PyTuple_GET_SIZE(args), result.get());
+  Ref result = checked(object);
+  see_call(args, count, result.get());
   return result.release();
   END_HANDLE_TH_ERRORS
 }
 
-PyMethodDef seen_apply_method = {
-    "apply",
-    as_method(seen_apply),
-    METH_CLASS | METH_VARARGS | METH_KEYWORDS,
-    nullptr};
+PyObject* const* items_of(PyObject* tuple) {
+  return reinterpret_cast<PyTupleObject*>(tuple)->ob_item;
+}
 
-/// Puts our apply into the class from which Functions inherit theirs, or takes
-/// it out again: in C++, so that no stack shows a call more.
-void see_functions(bool on) {
-  PyTypeObject* base = &THPFunctionType;
-  if (torchs_base_apply == nullptr) {
-    torchs_base_apply.set(
-        Ref::share(PyDict_GetItemString(base->tp_dict, "apply")));
+PyObject* seen_by_tuple(PyObject* cls, PyObject* args) {
+  return saw(
+      items_of(args),
+      PyTuple_GET_SIZE(args),
+      torchs_apply_as<PyCFunction>()(cls, args));
+}
+
+PyObject* seen_by_tuple_and_dict(
+    PyObject* cls,
+    PyObject* args,
+    PyObject* keywords) {
+  return saw(
+      items_of(args),
+      PyTuple_GET_SIZE(args),
+      torchs_apply_as<PyCFunctionWithKeywords>()(cls, args, keywords));
+}
+
+PyObject* seen_by_vector(
+    PyObject* cls,
+    PyObject* const* args,
+    Py_ssize_t count,
+    PyObject* names) {
+  return saw(
+      args,
+      count,
+      torchs_apply_as<_PyCFunctionFastWithKeywords>()(cls, args, count, names));
+}
+
+/// Ours with the calling convention of torch's; null if that is not known.
+PyCFunction seen_apply(int flags) {
+  switch (flags & ~METH_CLASS) {
+    case METH_VARARGS:
+      return seen_by_tuple;
+    case METH_VARARGS | METH_KEYWORDS:
+      return as_method(seen_by_tuple_and_dict);
+    case METH_FASTCALL | METH_KEYWORDS:
+      return as_method(seen_by_vector);
+    default:
+      return nullptr;
   }
-  Ref apply = on ? checked(PyDescr_NewClassMethod(base, &seen_apply_method))
-                 : Ref::share(torchs_base_apply);
-  check_status(PyDict_SetItemString(base->tp_dict, "apply", apply.get()));
-  PyType_Modified(base);
+}
+
+/// Puts our function under torch's apply, or takes it out again. The method
+/// stays the object that it is wherever it is kept: torch 2.15 has it in a
+/// second class. No stack shows a call more.
+void see_functions(bool on) {
+  const Ref apply = find_item(THPFunctionType.tp_dict, names.apply);
+  PyMethodDef* method =
+      apply && Py_IS_TYPE(apply.get(), &PyClassMethodDescr_Type)
+      ? reinterpret_cast<PyMethodDescrObject*>(apply.get())->d_method
+      : nullptr;
+  PyCFunction ours = method == nullptr ? nullptr : seen_apply(method->ml_flags);
+  if (ours == nullptr) {
+    throw std::runtime_error(
+        "torch_ext can't look at torch's own Functions: it doesn't know how "
+        "this torch calls their apply");
+  }
+  if (torchs_apply == nullptr) {
+    torchs_apply = method->ml_meth;
+  }
+  std::atomic_ref<PyCFunction>(method->ml_meth) =
+      on ? ours : torchs_apply.load();
 }
 
 void add_tensors(std::vector<c10::IValue>& found, PyObject* object) {
