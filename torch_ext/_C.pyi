@@ -10,6 +10,9 @@ from typing_extensions import disjoint_base
 torch_version: str
 """The torch release that the extension was compiled for."""
 
+#: (calls, nanoseconds, those of the user's code, bytes saved, [(nanoseconds, those of the user's code)] of some calls)
+Tally: TypeAlias = tuple[int, int, int, int, list[tuple[int, int]]]
+
 @disjoint_base
 class Ctx(torch._C._FunctionBase):
     """The ctx of a Function's call, and the grad_fn of what it returned.
@@ -173,6 +176,23 @@ def read_saved(node: torch.autograd.graph.Node, name: str, /) -> tuple[tuple[Any
 
 def note_only(on: bool, /) -> bool:
     """Decides whether anomaly mode only lets nodes note where they are made. Returns what held before."""
+
+def start_timing(on_call: Callable[[type, Any, Any, int, bool], int], /) -> int:
+    """Times the calls of Functions from now on.
+
+    ``on_call(class, arguments, result, number of saved tensors, whether there is a node)`` returns the row in which the
+    calls of a class are counted. It is called for a class's first call, and its first one that makes a node; with None
+    for arguments and result if that is of backward.
+    """
+
+def stop_timing(number: int, /) -> None:
+    """Times calls no longer, for the one whom :func:`start_timing` gave the number, and forgets what was timed."""
+
+def timed_calls(number: int, /) -> list[tuple[Tally, Tally, Tally]]:
+    """For each row, for calls without a node, with one, and of backward: see ``Tally``."""
+
+def fail_at_exit(status: int, /) -> None:
+    """Lets the process end with ``status`` if it would end with 0."""
 
 def recent_cuts(number: int, /) -> tuple[int, ...]:
     """Numbers of the cuts since so many backwards had begun."""

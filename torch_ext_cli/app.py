@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import clean
+from .commands import clean, run
 
 app = typer.Typer(
     name="torch-ext",
@@ -21,3 +21,4 @@ def _options() -> None:
 
 
 app.command()(clean.clean)
+app.command(cls=run.RunCommand)(run.run)
