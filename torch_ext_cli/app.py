@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import clean, run
+from .commands import clean, disable, enable, run
 
 app = typer.Typer(
     name="torch-ext",
@@ -21,4 +21,6 @@ def _options() -> None:
 
 
 app.command()(clean.clean)
+app.command()(disable.disable)
+app.command()(enable.enable)
 app.command(cls=run.RunCommand)(run.run)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A program that looks at how it is run, and prints it: test_run.py compares what it prints under python."""
 
-import __main__
 import os
 import pickle
 import signal
 import sys
 import threading
+
+import __main__
 
 
 class OfMain:

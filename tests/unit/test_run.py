@@ -215,7 +215,7 @@ def test_the_program_runs_on_torch_ext(programs):
     ]
 
 
-@pytest.mark.parametrize(("options", "installed"), [((), True), (("--no-children",), False)], ids=["all", "alone"])
+@pytest.mark.parametrize("options,installed", [((), True), (("--no-children",), False)], ids=["all", "alone"])
 def test_children_run_on_it_too_unless_told_otherwise(programs, options, installed):
     status, printed, errors = run("-m", "torch_ext", "run", *options, "children.py", cwd=programs)
     assert (status, errors) == (0, "")
@@ -225,3 +225,44 @@ def test_children_run_on_it_too_unless_told_otherwise(programs, options, install
         "fork True __main__ True True True 0",  # a copy of the program
         f"subprocess {installed}",
     ]
+
+
+RANKS = """
+import os
+import torch_ext
+print(os.environ["RANK"], torch_ext.is_installed(), __name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "by", [("-m", "torch_ext"), ("--no-python", sys.executable, "-m", "torch_ext")], ids=["m", "no"]
+)
+def test_it_is_started_by_torchrun(programs, by):
+    (programs / "ranks.py").write_text(RANKS)
+    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    status, printed, errors = run(*start, *by, "run", "ranks.py", cwd=programs)
+    assert status == 0, errors
+    assert sorted(printed.splitlines()) == ["0 True __main__", "1 True __main__"]
+
+
+# --- What is called wrongly -------------------------------------------------------------------------
+
+WRONG = {
+    "nothing to run": ((), "say what to run, as after python: a script, -m MODULE, -c CODE or -"),
+    "options alone": (("--report", "--strict"), "say what to run, as after python: a script, -m MODULE, -c CODE or -"),
+    "no folder for the page": (("--html", "no/x.html", "probe.py"), "there is no folder no to write x.html into"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_calls_are_one_line(programs, wrong):
+    options, line = WRONG[wrong]
+    assert run("-m", "torch_ext", "run", *options, cwd=programs) == (2, "", f"torch-ext run: {line}\n")
+
+
+@pytest.mark.parametrize("options", [("--compare", "x"), ("--strict=loud",), ("--anomaly=2",)], ids=" ".join)
+def test_wrong_options_are_refused(programs, options):
+    status, printed, errors = run("-m", "torch_ext", "run", *options, "probe.py", cwd=programs)
+    assert (status, printed) == (2, "")
+    assert "Invalid value" in errors
+    assert "Traceback" not in errors

@@ -1,50 +1,41 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``torch-ext enable`` and ``torch-ext disable``."""
+"""``torch-ext enable``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import refuse
 from ..startup import VARIABLE, pth
 
-User = Annotated[bool, typer.Option("--user", help="Your own packages (python -m site --user-site), not all users'.")]
+User = Annotated[bool, typer.Option("--user", help="In your own packages, and not in those of the environment.")]
 
 
 def enable(user: User = False) -> None:
-    """Let any Python program of this environment run on torch_ext, if TORCH_EXT=1 is set.
+    """Let any program of this environment run on torch_ext if TORCH_EXT=1 is set.
 
-    Writes one file, torch_ext.pth, into the environment's packages. Without the variable nothing changes. With it,
-    torch_ext is put in place as soon as a program has imported torch; with TORCH_EXT=strict such an import fails if
-    torch_ext can't be used.
+    Writes one file, torch_ext.pth, beside the environment's packages. Without the variable nothing changes. With it
+    torch_ext is put in place as soon as a program has imported torch, and in no program that doesn't. If torch_ext
+    can't be used then, the program goes on without it, and says so; with TORCH_EXT=strict the import fails.
 
     Examples:
-
         torch-ext enable
 
         TORCH_EXT=1 python train.py
     """
-    path, changed = _do(pth.write, user, "written")
+    check_user(user, "enable")
+    try:
+        path, changed = pth.write(user)
+    except OSError as error:
+        refuse("enable", f"{pth.folder(user) / pth.NAME} can't be written: {error.strerror}")
     if not pth.works():
         pth.remove(user)
-        _refuse(f"Python does not read {path}: it is removed again")
-    typer.echo(f"{'written' if changed else 'there already'}: {path}")
-    typer.echo(f"Programs of this environment run on torch_ext if {VARIABLE}=1 is set. torch-ext disable removes it.")
+        refuse("enable", f"Python finds no torch_ext as it starts, so that {path} is of no use: install it first")
+    typer.echo(f"{'Written' if changed else 'There already'}: {path}")
+    typer.echo(f"Programs of this environment run on torch_ext if {VARIABLE}=1 is set.")
 
 
-def disable(user: User = False) -> None:
-    """Take back what enable did: remove torch_ext.pth from this environment.
-
-    Example:
-
-        torch-ext disable
-    """
-    path, changed = _do(pth.remove, user, "removed")
-    typer.echo(f"{'removed' if changed else 'not there'}: {path}")
-    left = pth.find()
-    if left is not None:
-        typer.echo(f"There is another one: {left}")
-
-
-def _do(change, user, what):
-    pass
+def check_user(user: bool, command: str) -> None:
+    """Ends the command if there are no packages of the user's own."""
+    if user and not pth.has_user_folder():
+        refuse(command, "this Python does not look at packages of your own: leave out --user", 2)

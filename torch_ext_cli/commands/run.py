@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from ..errors import refuse
 from ..running import launch
 from ..running.options import Anomaly, Options, Strict
 
@@ -26,6 +27,7 @@ class RunCommand(TyperCommand):
     """A command whose options end where those of Python begin: at a script, at -m, -c or -."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts "--" before what is Python's, as click's own way to end the options."""
         with_value = {name for each in self.params if not getattr(each, "is_flag", True) for name in each.opts}
         end = 0
         while end < len(args) and args[end].startswith("--") and args[end] != "--":
@@ -38,7 +40,7 @@ def run(
     program: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="PROGRAM [ARGS]...",
+            metavar="PROGRAM [ARGS]",
             help="What you would type after python: a script, -m MODULE, -c CODE, -, a folder or a zip file.",
             show_default=False,
         ),
@@ -80,18 +82,21 @@ def run(
 ) -> None:
     """Run an unchanged program on torch_ext, as python would run it."""
     if not program:
-        raise typer.BadParameter("give what you would type after python: a script, -m MODULE, -c CODE or -")
-    options = Options(report, _absolute(html), _absolute(json), anomaly or "", strict or "", compare)
+        refuse("run", "say what to run, as after python: a script, -m MODULE, -c CODE or -", 2)
+    options = Options(report, _file(html), _file(json), anomaly or "", strict or "", compare)
     try:
         launch.launch(program, options, children=not no_children)
     except launch.CannotRun as problem:
-        typer.echo(f"torch-ext run: {problem}", err=True)
-        raise typer.Exit(2) from None
+        refuse("run", str(problem), 2)
 
 
-def _absolute(path: Path | None) -> str:
-    """The program may change its folder."""
-    return "" if path is None else str(path.absolute())
+def _file(path: Path | None) -> str:
+    """A file to write at the end, by a path that holds if the program changes its folder."""
+    if path is None:
+        return ""
+    if not path.absolute().parent.is_dir():
+        refuse("run", f"there is no folder {path.parent} to write {path.name} into", 2)
+    return str(path.absolute())
 
 
 run.__doc__ = f"{run.__doc__}\n{_EXAMPLES}"

@@ -35,10 +35,10 @@ def begin(root: str | None = None) -> None:
     asked = os.environ.get(VARIABLE, "")
     if asked in _OFF or _begun:
         return
+    _begun = True
     if asked not in _ON:
         _say(f"{VARIABLE} is {' or '.join(_ON)}, got {asked!r}: the program runs on stock torch")
         return
-    _begun = True
     for_run = os.environ.get(RUN_VARIABLE)
     if ALONE_VARIABLE in os.environ:
         _forget()
@@ -77,7 +77,7 @@ def _put_in_place(strict: bool, for_run: str | None) -> None:
         import torch_ext
 
         torch_ext.install()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with it
+    except Exception as error:
         problem = f"torch_ext can't be used: {type(error).__name__}: {' '.join(str(error).split())}"
         if for_run is not None:
             # No error that the program may take for one of its own, and catch.

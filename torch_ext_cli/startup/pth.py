@@ -3,21 +3,26 @@
 
 import os
 import site
+import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 NAME = "torch_ext.pth"
 
-# Python runs it in each process. Most don't ask for torch_ext, and it may be gone while the line is there still.
+# Python runs it in each process, in a virtual environment twice. Most don't ask for torch_ext, and it may be gone while
+# the line is there still.
 _STATEMENTS = """
 try:
     from torch_ext_cli.startup import begin
 except ImportError as error:
-    __import__("sys").stderr.write(f"torch_ext: TORCH_EXT is set, and torch_ext isn't installed: {error}\\n")
+    if not hasattr(sys, "_torch_ext_is_missing"):
+        sys._torch_ext_is_missing = True
+        sys.stderr.write(f"torch_ext: TORCH_EXT is set, and torch_ext isn't installed: {error}\\n")
 else:
     begin()
 """
-LINE = f"import os; os.environ.get('TORCH_EXT', '0') == '0' or exec({_STATEMENTS!r})\n"
+LINE = f"import os, sys; os.environ.get('TORCH_EXT', '') in ('', '0') or exec({_STATEMENTS!r})\n"
 
 
 def folder(user: bool) -> Path:
@@ -25,10 +30,24 @@ def folder(user: bool) -> Path:
     return Path(site.getusersitepackages() if user else sysconfig.get_path("purelib"))
 
 
+def has_user_folder() -> bool:
+    """Whether this Python looks at packages of the user's own."""
+    return bool(site.ENABLE_USER_SITE)
+
+
 def find() -> Path | None:
     """The file that is there: the environment's, or the user's; None if there is none."""
-    folders = [folder(False), *([folder(True)] if site.ENABLE_USER_SITE else [])]
+    folders = [folder(False), *([folder(True)] if has_user_folder() else [])]
     return next((each / NAME for each in folders if (each / NAME).is_file()), None)
+
+
+def works() -> bool:
+    """Whether a Python that starts with TORCH_EXT=1 finds torch_ext through the file."""
+    code = "import sys; sys.exit('torch_ext_cli.startup' not in sys.modules)"
+    environment = {**os.environ, "TORCH_EXT": "1"}
+    return not subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=False
+    ).returncode
 
 
 def write(user: bool) -> tuple[Path, bool]:
