@@ -181,8 +181,8 @@ def start_timing(on_call: Callable[[type, Any, Any, int, bool], int], /) -> int:
     """Times the calls of Functions from now on.
 
     ``on_call(class, arguments, result, number of saved tensors, whether there is a node)`` returns the row in which the
-    calls of a class are counted. It is called for a class's first call, and its first one that makes a node; with None
-    for arguments and result if that is of backward.
+    calls of a class are counted. It is called for a class's first call without a node, and its first one with one; with
+    None for arguments and result if a call of backward is the first of all.
     """
 
 def stop_timing(number: int, /) -> None:

@@ -54,7 +54,7 @@ struct Tally {
 struct Known {
   Ref weak;
   size_t row = 0;
-  bool seen_recorded = false;
+  bool seen[2] = {false, false}; // calls without a node, and with one
 };
 
 /// Somebody who times calls.
@@ -100,37 +100,43 @@ void sweep(Timer& timer) {
   timer.sweep_at = std::max<size_t>(64, 2 * timer.classes.size());
 }
 
-/// What on_call is told of a call besides its class.
+/// What on_call is told of a call besides its class; without arguments it is
+/// one of backward.
 struct Shown {
   Ref args, result;
-  std::int64_t tensors_saved;
-  bool recorded;
+  std::int64_t tensors_saved = 0;
+  bool recorded = false;
 };
 
 /// The row of `cls`. Asks on_call for it if the class is new, and shows it the
-/// first call that has a node.
+/// first call without a node, and the first one with one.
 size_t row_of(Timer& timer, PyObject* cls, const Shown& shown) {
   const auto found = timer.classes.find(cls);
   const bool known = found != timer.classes.end() && is_alive(found->second);
-  if (known && (found->second.seen_recorded || !shown.recorded)) {
+  if (known && (!shown.args || found->second.seen[shown.recorded])) {
     return found->second.row;
   }
   const Ref answer = checked(PyObject_CallFunction(
       timer.on_call.get(),
       "OOOLO",
       cls,
-      shown.args.get(),
-      shown.result.get(),
+      shown.args ? shown.args.get() : Py_None,
+      shown.result ? shown.result.get() : Py_None,
       static_cast<long long>(shown.tensors_saved),
       shown.recorded ? Py_True : Py_False));
   const size_t row = PyLong_AsSize_t(answer.get());
   if (PyErr_Occurred() != nullptr) {
     throw_python_error();
   }
-  Ref weak = checked(PyWeakref_NewRef(cls, nullptr));
+  // on_call is Python code: `found` may not be where it was.
+  Known seen{checked(PyWeakref_NewRef(cls, nullptr)), row};
+  if (const auto now = timer.classes.find(cls);
+      known && now != timer.classes.end()) {
+    std::copy_n(now->second.seen, 2, seen.seen);
+  }
+  seen.seen[shown.recorded] |= static_cast<bool>(shown.args);
   sweep(timer);
-  timer.classes.insert_or_assign(
-      cls, Known{std::move(weak), row, shown.recorded});
+  timer.classes.insert_or_assign(cls, std::move(seen));
   return row;
 }
 
@@ -229,8 +235,7 @@ void TimedCall::end_forward(
 void TimedCall::end_backward(PyObject* grad_fn) {
   const Times times{nanoseconds(Clock::now() - start_), nanoseconds(user_)};
   const Ref cls = checked(PyObject_GetAttr(grad_fn, names._forward_cls));
-  const Shown shown{Ref::share(Py_None), Ref::share(Py_None), 0, false};
-  add(cls.get(), kBackward, times, 0, shown);
+  add(cls.get(), kBackward, times, 0, Shown{});
 }
 
 PyObject* py_start_timing(PyObject*, PyObject* on_call) {
