@@ -72,6 +72,20 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Called by ``%load_ext torch_ext``: adds ``%torch_ext`` and ``%%torch_ext``."""
+    from torch_ext_cli import notebook
+
+    notebook.load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Called by ``%unload_ext torch_ext``: takes them away, and uninstalls torch_ext."""
+    from torch_ext_cli import notebook
+
+    notebook.unload(shell)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 

@@ -13,6 +13,7 @@ _STYLE = """
 body { background: var(--paper); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; max-width: 1080px;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; } p { margin: .15rem 0; color: var(--dim); }
+h1, p { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; margin-top: 1rem; }
 th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--rule); white-space: nowrap;
   font-variant-numeric: tabular-nums; }

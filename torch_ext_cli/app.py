@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import clean, disable, enable, run
+from .commands import clean, demo, disable, enable, run
 
 app = typer.Typer(
     name="torch-ext",
@@ -21,6 +21,7 @@ def _options() -> None:
 
 
 app.command()(clean.clean)
+app.command(context_settings=demo.SETTINGS)(demo.demo)
 app.command()(disable.disable)
 app.command()(enable.enable)
 app.command(cls=run.RunCommand)(run.run)

@@ -40,9 +40,7 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(width - 3, 0)] + "..."
 
 
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ", width: int = WIDTH
-) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ", width: int = WIDTH) -> list[str]:
     """Lines with columns of numbers, to the right, and a last column of text, to the left and cut."""
     rows = [head, *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]

@@ -32,7 +32,8 @@ h2 { font-size: 1.1rem; margin: 1.8rem 0 .2rem; }
 @media (prefers-color-scheme: dark) { .a { fill: #3D9BD9; --key: #3D9BD9; } .c { fill: #D9772B; --key: #D9772B; } }
 .plot rect:hover { stroke: var(--hover); stroke-width: 1.5; } .plot .mark { stroke: var(--ink); stroke-width: 2; }
 .key span { display: inline-block; margin-right: 1.2rem; }
-.key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; background: var(--key); }
+.key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em;
+  background: var(--key); }
 .wide { overflow-x: auto; }
 """
 
@@ -64,11 +65,8 @@ def _body(report: Report) -> Iterator[str]:
     yield from _plot("Where their time went", _PARTS, _time_bars(report, drawn))
     yield from _plot("The cost of one call, apart from your code", _SIDES, _cost_bars(drawn))
     yield from _plot("How long a call takes: 5 to 95 % of the calls, and the median", _WAYS, _spans(drawn))
-    named = [f"{each.name} {each.module} {each.place}" for each in report.functions]
-    times = [(*table.times_row(each, report), name) for each, name in zip(report.functions, named, strict=True)]
-    costs = [(*table.costs_row(each), name) for each, name in zip(report.functions, named, strict=True)]
-    yield _table(table.TIMES_TITLE, table.TIMES, times)
-    yield _table(table.COSTS_TITLE, table.COSTS, costs)
+    for title, names, rows in table.tables(report):
+        yield _table(title, names, rows)
 
 
 def _plot(title: str, key: Sequence[tuple[str, str]], svg: str) -> Iterator[str]:
@@ -78,7 +76,7 @@ def _plot(title: str, key: Sequence[tuple[str, str]], svg: str) -> Iterator[str]
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(each)}</th>" for each in (*names, "Function"))
+    head = "".join(f"<th>{escape(each)}</th>" for each in names)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<h2>{escape(title)}</h2><div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
@@ -161,9 +159,9 @@ def _svg(rows: Sequence[_Row], lines: int, place: Callable[[float], float], most
     height = len(rows) * step + 24
     parts = []
     for value in _ticks(place, most):
-        x = place(value)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 20}"/>')
-        parts.append(f'<text class="dim" text-anchor="middle" x="{x:.1f}" y="{height - 5}">{table.seconds(value)}</text>')
+        x, words = f"{place(value):.1f}", table.seconds(value)
+        parts.append(f'<line x1="{x}" x2="{x}" y1="0" y2="{height - 20}"/>')
+        parts.append(f'<text class="dim" text-anchor="middle" x="{x}" y="{height - 5}">{words}</text>')
     for number, (function, marks) in enumerate(rows):
         about = f"{function.name}\n{function.module}, {function.place}"
         name = text.cut(f"{function.name}  {function.place}", int((_LEFT - 20) / _LETTER))

@@ -130,7 +130,7 @@ def record(*, stock: bool = True) -> Record:
     """Times the calls of custom Functions that run on torch_ext.
 
     Times are those that pass on the CPU until a call returns; what a GPU does after that is in none of them. A call
-    that raises is not counted, nor is one that a transform of ``torch.func`` or compiled code makes.
+    that raises is not counted, nor is one in code that torch.compile has compiled.
 
     Args:
         stock: whether to measure at the end what stock torch would have cost: by calls of a stand-in that has as many

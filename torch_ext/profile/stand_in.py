@@ -18,7 +18,7 @@ from .. import _C, _compat
 from ..lint.patching import arguments_of
 
 _CALLS = 100
-_ROUNDS = 9
+_ROUNDS = 15
 
 _FORWARD = """
 def forward({declared}):

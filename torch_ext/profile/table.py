@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _WIDTH = 80
 # So many Functions are shown; the data has all.
 _ROWS = 30
+_CELL = 30
 
 TIMES = ("calls", "forward", "total", "backward", "total", "share", "saved")
 COSTS = ("forward", "stock", "backward", "stock", "total", "stock")
@@ -65,30 +66,40 @@ def head(report: Report) -> str:
 
 TIMES_TITLE = "Time: medians of a call, and totals; bytes saved for backward"
 COSTS_TITLE = "Of it the cost of the calls themselves: of one, and of all"
+PLACES_TITLE = "Where they are"
+PLACES = ("file", "module", "Function")
+
+_Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
-def _tables(report: Report) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    shown = report.functions[:_ROWS]
-    named = [f"{each.name} {each.place}" for each in shown]
-    costs = [(*costs_row(each), name) for each, name in zip(shown, named, strict=True)]
+def tables(report: Report, rows: int | None = None) -> list[_Table]:
+    """Titles, heads and cells, of at most so many Functions."""
+    shown = report.functions[:rows]
     return [
-        (TIMES_TITLE, TIMES, [(*times_row(each, report), name) for each, name in zip(shown, named, strict=True)]),
-        (COSTS_TITLE, COSTS, costs),
+        (TIMES_TITLE, (*TIMES, "Function"), [(*times_row(each, report), each.name) for each in shown]),
+        (COSTS_TITLE, (*COSTS, "Function"), [(*costs_row(each), each.name) for each in shown]),
+        (PLACES_TITLE, PLACES, [(each.place, each.module, each.name) for each in shown]),
     ]
 
 
 def _more(report: Report) -> list[str]:
     left = len(report.functions) - _ROWS
-    return [f"{text.plural(left, 'more Function')}, with less time"] if left > 0 else []
+    return ["", f"{text.plural(left, 'more Function')}, with less time"] if left > 0 else []
 
 
 def as_text(report: Report) -> str:
     """The report in plain text, at most 80 columns wide."""
     lines = [text.cut(head(report), _WIDTH)]
     if report.functions:
-        for title, names, rows in _tables(report):
-            lines += ["", title, *text.table((*names, "Function"), rows, width=_WIDTH)]
+        for title, names, rows in tables(report, _ROWS):
+            # A path or a name can be longer than the line.
+            short = [tuple(_end_of(cell) for cell in row[:-1]) + row[-1:] for row in rows]
+            lines += ["", title, *text.table(names, short, width=_WIDTH)]
     return "\n".join([*lines, *_more(report)])
+
+
+def _end_of(cell: str) -> str:
+    return cell if len(cell) <= _CELL else f"...{cell[3 - _CELL :]}"
 
 
 def as_rich(report: Report) -> Any:
@@ -98,7 +109,7 @@ def as_rich(report: Report) -> Any:
 
     parts: list[Any] = [Text(head(report))]
     if report.functions:
-        parts += [part for each in _tables(report) for part in (Text(), _rich_table(*each))]
+        parts += [part for each in tables(report, _ROWS) for part in (Text(), _rich_table(*each))]
     return Group(*parts, *map(Text, _more(report)))
 
 
@@ -108,11 +119,11 @@ def _rich_table(title: str, names: Sequence[str], rows: list[tuple[str, ...]]) -
     from rich.text import Text
 
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for name in names:
+    for name in names[:-1]:
         made.add_column(name, justify="right", no_wrap=True)
-    made.add_column("Function", overflow="ellipsis", no_wrap=True)
+    made.add_column(names[-1], overflow="ellipsis", no_wrap=True)
     for row in rows:
-        made.add_row(*map(Text, row))
+        made.add_row(*map(Text, map(_end_of, row[:-1])), Text(row[-1]))
     return made
 
 
