@@ -16,10 +16,10 @@ class _CellFailed(Exception):
 
 
 @magics_class
-class TorchExtMagics(Magics):  # type: ignore[misc]
+class TorchExtMagics(Magics):
     """The magics of an interactive shell."""
 
-    @line_cell_magic  # type: ignore[untyped-decorator]
+    @line_cell_magic
     def torch_ext(self, line: str, cell: str | None = None) -> None:
         """Run Functions on torch_ext: from now on, or in one cell.
 
@@ -49,24 +49,26 @@ class TorchExtMagics(Magics):  # type: ignore[misc]
 
         if option not in ("--report", ""):
             raise UsageError(f"%%torch_ext takes --report or nothing, got {option!r}")
-        if self._awaits(cell) and _has_running_loop():
+        shell: Any = self.shell
+        if _awaits(shell, cell) and _has_running_loop():
             raise UsageError("%%torch_ext can't run a cell with await: use %torch_ext on before it, and off after it")
         with torch_ext.installed():
             if option:
                 with torch_ext.profile.record() as recorded:
-                    result = self.shell.run_cell(cell)
+                    result = shell.run_cell(cell)
                 print(recorded)
             else:
-                result = self.shell.run_cell(cell)
+                result = shell.run_cell(cell)
         if not result.success:
             raise _CellFailed
 
-    def _awaits(self, cell: str) -> bool:
-        try:
-            code = self.shell.transform_cell(cell)
-        except SyntaxError:  # which run_cell() shows
-            return False
-        return bool(self.shell.should_run_async(cell, transformed_cell=code))
+
+def _awaits(shell: Any, cell: str) -> bool:
+    try:
+        code = shell.transform_cell(cell)
+    except SyntaxError:  # which run_cell() shows
+        return False
+    return bool(shell.should_run_async(cell, transformed_cell=code))
 
 
 def _has_running_loop() -> bool:

@@ -121,7 +121,7 @@ class Record:
         return index
 
     def _make(self, seconds: float, tallies: Sequence[tuple[Any, Any, Any]], stock: bool) -> Report:
-        ordered = sorted(zip(self._rows, tallies, strict=False), key=lambda each: -sum(way[1] for way in each[1]))
+        ordered = sorted(zip(self._rows, tallies, strict=False), key=_total, reverse=True)
         functions = [_function(row, ways, stock and n < _MEASURED) for n, (row, ways) in enumerate(ordered)]
         return Report(seconds, os.getpid(), _program(), tuple(functions))
 
@@ -167,6 +167,10 @@ def _function(row: _Row, ways: tuple[_C.Tally, _C.Tally, _C.Tally], stock: bool)
     )
 
 
+def _total(row: tuple[_Row, Any]) -> int:
+    return sum(int(way[1]) for way in row[1])
+
+
 def _extra(parts: list[tuple[_C.Tally, stand_in.Extra | None]], way: str) -> float | None:
     counted = [(tally[0], extra) for tally, extra in parts if tally[0]]
     if any(extra is None for _, extra in counted):
@@ -187,7 +191,8 @@ def _quantiles(weighted: list[tuple[float, int]]) -> tuple[float, ...]:
     """In seconds, of nanoseconds with weights; zeros if there are none."""
     ordered = sorted(weighted, key=lambda each: each[1])
     whole = sum(weight for weight, _ in ordered)
-    found, passed = [], 0.0
+    found: list[float] = []
+    passed = 0.0
     for weight, value in ordered:
         passed += weight
         while len(found) < len(_PARTS) and passed >= _PARTS[len(found)] * whole:

@@ -113,7 +113,7 @@ def measure(shape: Shape) -> Extra | None:
 def _measure(shape: Shape) -> Extra:
     cls = _build(shape)
     sides = [apply.__get__(None, cls) for apply in (_C.torch_apply, _C.apply)]
-    inputs = [each and each.make(each.requires_grad) for each in shape.inputs]
+    inputs = [None if each is None else each.make(each.requires_grad) for each in shape.inputs]
     needing = [each for each in inputs if each is not None and each.requires_grad]
     rounds: list[list[tuple[float, float]]] = []
     for number in range(_ROUNDS + 1):

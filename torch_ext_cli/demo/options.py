@@ -3,6 +3,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 _ABOUT = """
 Train a spiking network on handwritten digits, on stock torch and on torch_ext.
@@ -17,7 +18,7 @@ do not, the exit status is 1.
 STYLES = "setup_context", "ctx"
 
 
-def parse_options(arguments=None, program=None):
+def parse_options(arguments: list[str] | None = None, program: str | None = None) -> argparse.Namespace:
     """The options in ``arguments``, by default those of the process, for a program of that name."""
     parser = argparse.ArgumentParser(
         prog=program,
@@ -26,7 +27,7 @@ def parse_options(arguments=None, program=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
-    def option(name, default, text, **more):
+    def option(name: str, default: Any, text: str, **more: Any) -> None:
         parser.add_argument(name, default=default, help=f"{text} (default: {default})", **more)
 
     option("--epochs", 12, "passes over the images, for each implementation", type=positive)
@@ -42,7 +43,7 @@ def parse_options(arguments=None, program=None):
     return parser.parse_args(arguments)
 
 
-def torch_device(text):
+def torch_device(text: str) -> Any:
     """A torch.device, for which alone torch is imported."""
     import torch
 
@@ -52,7 +53,7 @@ def torch_device(text):
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def positive(text):
+def positive(text: str) -> int:
     """An int of at least 1."""
     number = int(text)
     if number < 1:

@@ -348,7 +348,7 @@ def main(arguments=None, program=None):
     return compare(parse_options(arguments, program))
 
 
-def compare(options):
+def compare(options: Namespace) -> int:
     """The same with the options parsed."""
     torch.set_num_threads(options.threads)
     # cuBLAS is deterministic only with a workspace of fixed size.

@@ -59,9 +59,7 @@ class _Watching:
 
         self._is_over = False
         if self._options.compare:
-            from torch_ext import compare
-
-            self._comparison = compare.watch(calls=self._options.compare)
+            self._comparison = torch_ext.compare.watch(calls=self._options.compare)
             self._comparison.__enter__()
         if self._options.strict:
             self._watch = torch_ext.lint.watch().start()
