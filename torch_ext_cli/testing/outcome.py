@@ -65,8 +65,9 @@ class Outcome:
 def side_by_side(stock: Outcome, ours: Outcome) -> str:
     """Two outcomes as a table."""
     rows = [("", "stock torch", "torch_ext")]
-    for one, other in zip_longest(stock.phases, ours.phases):
-        rows.append(((one or other).when, _text(one), _text(other)))
+    for when in ("setup", "call", "teardown"):
+        pairs = zip_longest(*([each for each in outcome.phases if each.when == when] for outcome in (stock, ours)))
+        rows += [(when, _text(one), _text(other)) for one, other in pairs]
     if stock.warnings or ours.warnings:
         one, other = ("\n".join(sorted(each.warnings)) or "none" for each in (stock, ours))
         rows.append(("warnings", one, other))
