@@ -145,7 +145,7 @@ KINDS = {
     "a name in the module": "square = Square.apply\ndef test_it(): assert is_ours(square)",
     "a name in a class": "class Layer:\n    act = Square.apply\ndef test_it(): assert is_ours(Layer().act)",
     "doctest": "def f():\n    '''\n    >>> from functions import ours\n    >>> ours()\n    True\n    '''",
-    "doctest with a fixture": "def f():\n    '''\n    >>> _ = getfixture('capsys')\n    >>> ours()\n    True\n    '''",
+    "doctest, fixture": "def f():\n    '''\n    >>> _ = getfixture('recwarn')\n    >>> ours()\n    True\n    '''",
 }
 
 
