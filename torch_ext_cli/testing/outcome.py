@@ -12,12 +12,9 @@ from warnings import WarningMessage
 
 import pytest
 
-_COLUMN = 33  # two of them and the phases' names fit into a terminal
+from torch_ext.compare.texts import without_addresses
 
-_DIFFERS_ALWAYS = (
-    (re.compile(r"\b0x[0-9a-fA-F]+"), "0x..."),
-    (re.compile(r"\b\d{13,}\b"), "..."),  # id()
-)
+_COLUMN = 33  # two of them and the phases' names fit into a terminal
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,5 @@ def _message(error: BaseException) -> str:
 
 def _steady(item: pytest.Item, text: str) -> str:
     """``text`` without what differs between two runs of one test: addresses, and the numbers of tmp_path."""
-    for pattern, replacement in _DIFFERS_ALWAYS:
-        text = pattern.sub(replacement, text)
     folder = re.sub(r"\W", "_", item.name)[:30]
-    return re.sub(rf"/{folder}\d+", f"/{folder}", text)
+    return re.sub(rf"/{folder}\d+", f"/{folder}", without_addresses(text))
