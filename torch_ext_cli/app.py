@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import clean
+from .commands import check, clean
 
 app = typer.Typer(
     name="torch-ext",
@@ -20,4 +20,5 @@ def _options() -> None:
     pass  # makes commands of the functions, also while there is one only
 
 
+app.command()(check.check)
 app.command()(clean.clean)

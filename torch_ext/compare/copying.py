@@ -14,12 +14,15 @@ class Arguments:
     Tensors are copied, also in lists, tuples and dicts; anything else is the program's own object. One tensor that is
     passed twice is one tensor in the copy too.
 
+    Attributes:
+        args, kwargs: the copies; tensors that require grad are leaves.
+
     Raises:
         Exception: what copying a tensor raises, of a subclass for instance.
     """
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._args, self._kwargs = _Copier(is_passed=False).copy((args, kwargs))
+        self.args, self.kwargs = _Copier(is_passed=False).copy((args, kwargs))
 
     def fresh(self) -> tuple[tuple[Any, ...], dict[str, Any], list[torch.Tensor]]:
         """Arguments for a call, and the leaves behind those that require grad.
@@ -27,7 +30,7 @@ class Arguments:
         What is passed is no leaf itself: a Function may change it in place.
         """
         copier = _Copier(is_passed=True)
-        args, kwargs = copier.copy((self._args, self._kwargs))
+        args, kwargs = copier.copy((self.args, self.kwargs))
         return args, kwargs, copier.leaves
 
 

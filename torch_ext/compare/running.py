@@ -29,16 +29,27 @@ def record_call(apply: Any, arguments: Arguments, random_state: RandomState) -> 
     random_state.restore()
     try:
         with as_at_first():
-            args, kwargs, leaves = arguments.fresh()
-            outputs = _flat(apply(*args, **kwargs))
-            record |= {f"output {index}": see(each) for index, each in enumerate(outputs)}
-            tensors = {index: each for index, each in enumerate(args) if _is_tensor(each)}
-            record |= {f"input {index} after the call": see(each) for index, each in tensors.items()}
-            gradients = gradients_of(outputs, leaves)
-            record |= {f"gradient {index}": see(each) for index, each in enumerate(gradients)}
+            seen, outputs, leaves = call(apply, arguments)
+            record |= seen
+            record |= see_all("gradient", gradients_of(outputs, leaves)[0])
     except Exception as error:  # noqa: BLE001  # it is a result
         record["raises"] = see_error(error)
     return record
+
+
+def call(apply: Any, arguments: Arguments) -> tuple[Record, list[Any], list[torch.Tensor]]:
+    """Calls ``apply`` with copies of the arguments: what is seen then, the outputs, the leaves behind the inputs."""
+    args, kwargs, leaves = arguments.fresh()
+    outputs = as_list(apply(*args, **kwargs))
+    record = see_all("output", outputs)
+    tensors = {index: each for index, each in enumerate(args) if _is_tensor(each)}
+    record |= {f"input {index} after the call": see(each) for index, each in tensors.items()}
+    return record, outputs, leaves
+
+
+def see_all(name: str, values: list[Any]) -> Record:
+    """What is seen of several values, called "NAME 0" and so on."""
+    return {f"{name} {index}": see(each) for index, each in enumerate(values)}
 
 
 @contextlib.contextmanager
@@ -48,17 +59,23 @@ def as_at_first() -> Iterator[None]:
         yield
 
 
-def gradients_of(outputs: list[Any], leaves: list[torch.Tensor], create_graph: bool = False) -> list[Any]:
-    """The gradients of ``leaves`` for gradients of ``outputs`` that are the same each time."""
+def gradients_of(
+    outputs: list[Any], leaves: list[torch.Tensor], create_graph: bool = False
+) -> tuple[list[Any], list[torch.Tensor]]:
+    """The gradients of ``leaves``, and those of ``outputs`` that they come from: the same each time.
+
+    With ``create_graph`` all of them can be differentiated again.
+    """
     roots = [each for each in outputs if _is_tensor(each) and each.requires_grad]
     if not roots or not leaves:
-        return []
+        return [], []
     numbers = torch.Generator().manual_seed(0)  # its own: other threads may take random numbers meanwhile
-    incoming = [_gradient_like(each, numbers) for each in roots]
-    return list(torch.autograd.grad(roots, leaves, incoming, create_graph=create_graph, allow_unused=True))
+    incoming = [gradient_like(each, numbers).requires_grad_(create_graph) for each in roots]
+    return list(torch.autograd.grad(roots, leaves, incoming, create_graph=create_graph, allow_unused=True)), incoming
 
 
-def _gradient_like(output: torch.Tensor, numbers: torch.Generator) -> torch.Tensor:
+def gradient_like(output: torch.Tensor, numbers: torch.Generator) -> torch.Tensor:
+    """A gradient, or a tangent, for ``output``."""
     if type(output) is not torch.Tensor or output.layout != torch.strided or output.is_nested:
         return torch.ones_like(output)
     dtype = torch.complex64 if output.is_complex() else torch.float32
@@ -69,5 +86,6 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _flat(output: Any) -> list[Any]:
+def as_list(output: Any) -> list[Any]:
+    """What a Function returns, as a list."""
     return list(output) if isinstance(output, (tuple, list)) else [output]
