@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import _C, _frame, anomaly, graph, hooks, lint, profile, tracer
+    from . import _C, _frame, anomaly, compare, graph, hooks, lint, profile, tracer
     from ._build.loader import load
     from ._install import accelerate, install, installed, is_installed, uninstall
     from .anomaly import detect_anomaly, set_detect_anomaly
@@ -26,6 +26,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "anomaly",
+    "compare",
     "detect_anomaly",
     "graph",
     "hooks",
@@ -64,7 +65,7 @@ def _is_command() -> bool:
 
 def __getattr__(name: str) -> Any:
     # Loaded when somebody asks: they are half of the import, and most programs don't.
-    if name in ("graph", "lint", "profile"):
+    if name in ("compare", "graph", "lint", "profile"):
         return importlib.import_module(f".{name}", __name__)
     if name in __all__ and f"{__name__}._public" not in sys.modules:
         _complete()
