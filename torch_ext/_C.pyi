@@ -10,9 +10,6 @@ from typing_extensions import disjoint_base
 torch_version: str
 """The torch release that the extension was compiled for."""
 
-#: (calls, nanoseconds, those of the user's code, bytes saved, [(nanoseconds, those of the user's code)] of some calls)
-Tally: TypeAlias = tuple[int, int, int, int, list[tuple[int, int]]]
-
 @disjoint_base
 class Ctx(torch._C._FunctionBase):
     """The ctx of a Function's call, and the grad_fn of what it returned.
@@ -188,8 +185,11 @@ def start_timing(on_call: Callable[[type, Any, Any, int, bool], int], /) -> int:
 def stop_timing(number: int, /) -> None:
     """Times calls no longer, for the one whom :func:`start_timing` gave the number, and forgets what was timed."""
 
-def timed_calls(number: int, /) -> list[tuple[Tally, Tally, Tally]]:
-    """For each row, for calls without a node, with one, and of backward: see ``Tally``."""
+def timed_calls(number: int, /) -> list[tuple[tuple[int, int, int, int, list[tuple[int, int]]], ...]]:
+    """For each row, for calls without a node, for those with one, and for those of backward.
+
+    (calls, nanoseconds, those of the user's code, bytes saved, [(nanoseconds, those of the user's code)] of some calls)
+    """
 
 def fail_at_exit(status: int, /) -> None:
     """Lets the process end with ``status`` if it would end with 0."""

@@ -192,3 +192,30 @@ def test_anomaly_mode_is_on_for_the_whole_program(program, option, code, tmp_pat
     assert status == (1 if said else 0)
     assert said in errors
     assert printed == ("" if said else "tensor([nan])\n")
+
+
+# --- Comparing --------------------------------------------------------------------------------------
+
+DIFFERS = """
+class Differs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x + isinstance(ctx, torch_ext._C.Ctx)
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+"""
+COMPARE = {
+    "train()": (0, "__main__.Double"),
+    f"import torch_ext\n{DIFFERS}\ntrain(Differs)": (1, "call 1: "),
+    f"import torch_ext\n{DIFFERS}\ntrain(Differs)\nsys.exit(4)": (4, "call 1: "),
+}
+
+
+@pytest.mark.parametrize("code", COMPARE, ids=range(len(COMPARE)))
+def test_calls_are_compared_with_stock_torch(program, code, tmp_path):
+    expected, said = COMPARE[code]
+    status, printed, errors = run(program, ("--compare", "2"), code, tmp_path)
+    assert (status, printed) == (expected, "")
+    assert errors.startswith("torch-ext run: --compare:\n")
+    assert said in errors

@@ -6,8 +6,6 @@ import json
 import os
 from dataclasses import dataclass
 
-from . import page, table
-
 
 @dataclass(frozen=True)
 class Times:
@@ -123,10 +121,16 @@ class Report:
         Raises:
             OSError: the file can't be written.
         """
+        from . import page
+
         page.write(self, path)
 
     def __str__(self) -> str:
+        from . import table
+
         return table.as_text(self)
 
     def __rich__(self) -> object:
+        from . import table
+
         return table.as_rich(self)

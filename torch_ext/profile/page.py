@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The report as a page: three plots as SVG, and the tables."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 from .. import _page
 from ..graph import text
 from . import table
-
-if TYPE_CHECKING:
-    from .facts import FunctionTimes, Report, Times
+from .facts import FunctionTimes, Report, Times
 
 # So many Functions are drawn; the tables have all.
 _DRAWN = 20
@@ -140,7 +135,7 @@ def _span(times: Times, line: int, colour: str, name: str, place: Callable[[floa
 
 # --- Drawing ----------------------------------------------------------------------------------------
 
-_Row = tuple["FunctionTimes", list[str]]
+_Row = tuple[FunctionTimes, list[str]]
 
 
 def _linear(most: float) -> Callable[[float], float]:

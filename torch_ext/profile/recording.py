@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Timing the calls of Functions while a program runs."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import sys
@@ -18,6 +16,10 @@ from .facts import FunctionTimes, Report, Times
 # Of so many Functions it is measured what stock torch would have cost: a hundredth of a second each.
 _MEASURED = 50
 _PARTS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+# As _C.timed_calls() gives them.
+_Tally = tuple[int, int, int, int, list[tuple[int, int]]]
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Record:
         self._indices: dict[tuple[str, str, str, int], int] = {}
         self._since = perf_counter()
 
-    def start(self) -> Record:
+    def start(self) -> "Record":
         """Begins to time calls, on all threads.
 
         Returns:
@@ -81,7 +83,7 @@ class Record:
             self._number = None
             self.start()
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> "Record":
         return self.start()
 
     def __exit__(self, *_: Any) -> None:
@@ -120,13 +122,13 @@ class Record:
                 shapes[recorded] = stand_in.shape_of(cls, args, result, saved, recorded)
         return index
 
-    def _make(self, seconds: float, tallies: Sequence[tuple[Any, Any, Any]], stock: bool) -> Report:
+    def _make(self, seconds: float, tallies: Sequence[tuple[_Tally, ...]], stock: bool) -> Report:
         ordered = sorted(zip(self._rows, tallies, strict=False), key=_total, reverse=True)
         functions = [_function(row, ways, stock and n < _MEASURED) for n, (row, ways) in enumerate(ordered)]
         return Report(seconds, os.getpid(), _program(), tuple(functions))
 
 
-def record(*, stock: bool = True) -> Record:
+def record(*, stock: bool = True) -> "Record":
     """Times the calls of custom Functions that run on torch_ext.
 
     Times are those that pass on the CPU until a call returns; what a GPU does after that is in none of them. A call
@@ -151,7 +153,7 @@ def _program() -> str:
     return " ".join([os.path.basename(sys.argv[0]) or "python", *sys.argv[1:]]) if sys.argv else "python"
 
 
-def _function(row: _Row, ways: tuple[_C.Tally, _C.Tally, _C.Tally], stock: bool) -> FunctionTimes:
+def _function(row: _Row, ways: tuple[_Tally, ...], stock: bool) -> FunctionTimes:
     plain, recorded, backward = ways
     extras = {kind: stand_in.measure(shape) for kind, shape in row.shapes.items()} if stock else {}
     of_forward = _extra([(plain, extras.get(False)), (recorded, extras.get(True))], "forward")
@@ -167,19 +169,20 @@ def _function(row: _Row, ways: tuple[_C.Tally, _C.Tally, _C.Tally], stock: bool)
     )
 
 
-def _total(row: tuple[_Row, Any]) -> int:
-    return sum(int(way[1]) for way in row[1])
+def _total(row: tuple[_Row, tuple[_Tally, ...]]) -> int:
+    return sum(way[1] for way in row[1])
 
 
-def _extra(parts: list[tuple[_C.Tally, stand_in.Extra | None]], way: str) -> float | None:
+def _extra(parts: list[tuple[_Tally, stand_in.Extra | None]], way: str) -> float | None:
     counted = [(tally[0], extra) for tally, extra in parts if tally[0]]
     if any(extra is None for _, extra in counted):
         return None
     return float(sum(calls * getattr(extra, way) for calls, extra in counted))
 
 
-def _times(tallies: list[_C.Tally], stock_extra: float | None) -> Times:
-    calls, total, user = (sum(each[index] for each in tallies) for index in range(3))
+def _times(tallies: list[_Tally], stock_extra: float | None) -> Times:
+    calls = sum(each[0] for each in tallies)
+    total, user = sum(each[1] for each in tallies), sum(each[2] for each in tallies)
     # A sample stands for all calls of its kind.
     weighted = [(each[0] / len(each[4]), *times) for each in tallies for times in each[4]]
     totals = _quantiles([(weight, all_of_it) for weight, all_of_it, _ in weighted])

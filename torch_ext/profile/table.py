@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The report as tables in a terminal."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..graph import text
-
-if TYPE_CHECKING:
-    from .facts import FunctionTimes, Report
+from .facts import FunctionTimes, Report
 
 _WIDTH = 80
 # So many Functions are shown; the data has all.
