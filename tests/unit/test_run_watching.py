@@ -217,5 +217,5 @@ def test_calls_are_compared_with_stock_torch(program, code, tmp_path):
     expected, said = COMPARE[code]
     status, printed, errors = run(program, ("--compare", "2"), code, tmp_path)
     assert (status, printed) == (expected, "")
-    assert errors.startswith("torch-ext run: --compare:\n")
+    assert errors.startswith("torch-ext run: --compare with stock torch:\n")
     assert said in errors

@@ -147,7 +147,7 @@ class _Watching:
     def _say_differences(self) -> bool:
         if self._comparison is None:
             return False
-        _say(f"--compare{self._of_child()}:\n{self._comparison.report()}")
+        _say(f"--compare with stock torch{self._of_child()}:\n{self._comparison.report().rstrip()}")
         return bool(self._comparison.differences)
 
     def _of_child(self) -> str:
