@@ -13,6 +13,9 @@ from harness.engine import prepare
 import torch_ext
 from torch_ext import anomaly
 
+# For the tests of the pytest plugin.
+pytest_plugins = ["pytester"]
+
 VARIANTS = ("ours", "installed")
 
 

@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import clean
+from .commands import check, clean, demo, disable, enable, run
 
 app = typer.Typer(
     name="torch-ext",
@@ -20,4 +20,9 @@ def _options() -> None:
     pass  # makes commands of the functions, also while there is one only
 
 
+app.command()(check.check)
 app.command()(clean.clean)
+app.command(context_settings=demo.SETTINGS)(demo.demo)
+app.command()(disable.disable)
+app.command()(enable.enable)
+app.command(cls=run.RunCommand)(run.run)

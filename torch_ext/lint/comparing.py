@@ -27,7 +27,7 @@ def run(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], findings: list[
     chosen = _chosen(args)
     for needed in [chosen, *([index] for index in chosen if len(chosen) > 1)]:
         values = [_copy(each, index in needed) for index, each in enumerate(args)]
-        with _same_random_numbers(args):
+        with same_random_numbers(args):
             try:
                 outputs = _differentiable(cls.apply(*map(_no_leaf, values), **kwargs))
                 if outputs:
@@ -48,13 +48,13 @@ def compare(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: Iter
     if kinds & _EXPLAINS:
         return
     it = Reading(cls)
-    doubles = [_to_double(each) for each in args]
+    doubles = [to_double(each) for each in args]
     place = ("", 0) if it.backward is None else it.backward.at(it.backward.node)
     for index in _chosen(args):
         name = it.inputs[index] if index < len(it.inputs) else f"input {index}"
         call = _call_with(cls, doubles, kwargs, index)
         try:
-            with _same_random_numbers(args):
+            with same_random_numbers(args):
                 call(_copy(doubles[index], True))
         except (RuntimeError, TypeError, ValueError, NotImplementedError):
             return  # not in float64
@@ -83,14 +83,15 @@ def _call_with(cls: Any, args: list[Any], kwargs: dict[str, Any], index: int) ->
     def call(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
         values = [_copy(each, False) for each in args]
         values[index] = _no_leaf(value)
-        with _same_random_numbers(args):
+        with same_random_numbers(args):
             return tuple(_differentiable(cls.apply(*values, **kwargs)))
 
     return call
 
 
 @contextlib.contextmanager
-def _same_random_numbers(args: Iterable[Any]) -> Iterator[None]:
+def same_random_numbers(args: Iterable[Any]) -> Iterator[None]:
+    """A context with torch's random numbers as from one seed, of the CPU and of the GPUs of ``args``."""
     devices = {each.device for each in args if is_tensor(each) and each.device.type == "cuda"}
     with torch.random.fork_rng(sorted(devices, key=str)):
         torch.manual_seed(0)
@@ -119,11 +120,12 @@ def _copy(value: Any, requires_grad: bool) -> Any:
     return _in_container(value, lambda each: _copy(each, each.requires_grad))
 
 
-def _to_double(value: Any) -> Any:
+def to_double(value: Any) -> Any:
+    """A tensor, or those in a list, tuple or dict, in float64 or complex128, without their graph."""
     if is_tensor(value):
         dtype = torch.complex128 if value.is_complex() else torch.float64
         return value.detach().to(dtype) if _has_derivative(value) else value.detach()
-    return _in_container(value, lambda each: _to_double(each).requires_grad_(each.requires_grad))
+    return _in_container(value, lambda each: to_double(each).requires_grad_(each.requires_grad))
 
 
 def _in_container(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
