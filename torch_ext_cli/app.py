@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import check, clean
+from .commands import bench, check, clean
 
 app = typer.Typer(
     name="torch-ext",
@@ -20,5 +20,6 @@ def _options() -> None:
     pass  # makes commands of the functions, also while there is one only
 
 
+app.command()(bench.bench)
 app.command()(check.check)
 app.command()(clean.clean)
