@@ -4,6 +4,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch_ext.timing import Result
 from torch_ext_cli.app import app
 from torch_ext_cli.commands import bench as command
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = ["forward", "overhead of forward", "forward and backward"]
 
 
@@ -167,7 +169,7 @@ def folder(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)
-    for name in ("nets_to_time", "inputs"):
+    for name in ("nets_to_time", "inputs", "nets"):
         sys.modules.pop(name, None)
 
 
@@ -242,6 +244,22 @@ def test_without_a_gpu(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, out, errors = run("nets_to_time:Square", "--inputs", "inputs.py", "--device", "cuda")
     assert (code, out, errors) == (1, "", [f"torch-ext bench: torch {torch.__version__} sees no GPU"])
+
+
+def test_the_page_shows_what_is_printed(folder):
+    page = (ROOT / "docs/commands.md").read_text()
+    for name in ("nets.py", "inputs.py"):
+        (text,) = re.findall(rf"`{name}`\n\n```python\n(.*?)```", page, re.DOTALL)
+        (folder / name).write_text(text)
+    (shown,) = re.findall(r"`torch-ext bench .*` prints, .*?```text\n(.*?)```", page, re.DOTALL)
+    code, out, errors = run("nets.py:Spike", "--inputs", "inputs.py", "--rounds", "2")
+    assert (code, errors) == (0, [])
+    assert without_figures(out) == without_figures(shown)
+
+
+def without_figures(text):
+    text = re.sub(r"\d+\.\d+(-\d+\.\d+)?|torch \S+, cpu", "#", text)
+    return re.sub(r"[ ━─]+", " ", text)
 
 
 def test_help_is_readable(monkeypatch):
