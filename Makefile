@@ -35,7 +35,7 @@ help:
 	@echo 'PYTHON=$(PYTHON), VENV=$(VENV) and TORCH=$(TORCH) choose the interpreter, the environment and the release of torch.'
 
 demo: build
-	$(PY) examples/spiking_digits.py $(ARGS)
+	$(PY) -m torch_ext demo --output build/spiking_digits.png $(ARGS)
 
 test: build
 	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --device $(DEVICE) $(ARGS)

@@ -20,6 +20,7 @@
 #include <notes/lazy_traceback.h>
 #include <notes/methods.h>
 #include <python/error.h>
+#include <python/exit_status.h>
 #include <python/method.h>
 #include <python/names.h>
 #include <tracer/bindings.h>
@@ -105,6 +106,11 @@ PyDoc_STRVAR(
     "Lets the subclasses of `cls` have what newer releases of torch have; their\n"
     "ctx gets the attributes in the dict `of_ctx`.");
 
+PyDoc_STRVAR(
+    fail_doc,
+    "fail_at_exit(status, /)\n--\n\n"
+    "Lets the process end with `status` if it would end with 0.");
+
 PyMethodDef methods[] = {
     {"apply_for", torch_ext::py_apply_for, METH_O, apply_for_doc},
     {"set_framed_apply",
@@ -115,6 +121,7 @@ PyMethodDef methods[] = {
      torch_ext::py_give_backports,
      METH_VARARGS,
      backports_doc},
+    {"fail_at_exit", torch_ext::py_fail_at_exit, METH_O, fail_doc},
     {"make_reporting_engine",
      torch_ext::py_make_reporting_engine,
      METH_O,

@@ -174,6 +174,26 @@ def read_saved(node: torch.autograd.graph.Node, name: str, /) -> tuple[tuple[Any
 def note_only(on: bool, /) -> bool:
     """Decides whether anomaly mode only lets nodes note where they are made. Returns what held before."""
 
+def start_timing(on_call: Callable[[type, Any, Any, int, bool], int], /) -> int:
+    """Times the calls of Functions from now on.
+
+    ``on_call(class, arguments, result, number of saved tensors, whether there is a node)`` returns the row in which the
+    calls of a class are counted. It is called for a class's first call without a node, and its first one with one; with
+    None for arguments and result if a call of backward is the first of all.
+    """
+
+def stop_timing(number: int, /) -> None:
+    """Times calls no longer, for the one whom :func:`start_timing` gave the number, and forgets what was timed."""
+
+def timed_calls(number: int, /) -> list[tuple[tuple[int, int, int, int, list[tuple[int, int]]], ...]]:
+    """For each row, for calls without a node, for those with one, and for those of backward.
+
+    (calls, nanoseconds, those of the user's code, bytes saved, [(nanoseconds, those of the user's code)] of some calls)
+    """
+
+def fail_at_exit(status: int, /) -> None:
+    """Lets the process end with ``status`` if it would end with 0."""
+
 def recent_cuts(number: int, /) -> tuple[int, ...]:
     """Numbers of the cuts since so many backwards had begun."""
 

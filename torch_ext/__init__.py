@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import _C, _frame, anomaly, compare, graph, hooks, lint, tracer
+    from . import _C, _frame, anomaly, compare, graph, hooks, lint, profile, tracer
     from ._build.loader import load
     from ._install import accelerate, install, installed, is_installed, uninstall
     from .anomaly import detect_anomaly, set_detect_anomaly
@@ -36,6 +36,7 @@ __all__ = [
     "lint",
     "load",
     "once_differentiable",
+    "profile",
     "set_detect_anomaly",
     "tracer",
     "uninstall",
@@ -64,12 +65,26 @@ def _is_command() -> bool:
 
 def __getattr__(name: str) -> Any:
     # Loaded when somebody asks: they are half of the import, and most programs don't.
-    if name in ("compare", "graph", "lint"):
+    if name in ("compare", "graph", "lint", "profile"):
         return importlib.import_module(f".{name}", __name__)
     if name in __all__ and f"{__name__}._public" not in sys.modules:
         _complete()
         return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Called by ``%load_ext torch_ext``: adds ``%torch_ext`` and ``%%torch_ext``."""
+    from torch_ext_cli import notebook
+
+    notebook.load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Called by ``%unload_ext torch_ext``: takes them away, and uninstalls torch_ext."""
+    from torch_ext_cli import notebook
+
+    notebook.unload(shell)
 
 
 def __dir__() -> list[str]:

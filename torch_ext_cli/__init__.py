@@ -5,6 +5,8 @@ Importing it imports neither torch nor torch_ext, so that it answers at once, an
 
 =================  ==============================================================
 ``app``            the command line; ``commands/`` has a file for each command
+``running``        what ``torch-ext run`` does
+``startup``        how torch_ext gets into programs that don't know of it
 =================  ==============================================================
 """
 
@@ -19,4 +21,8 @@ def main() -> None:
         if error.name not in ("typer", "rich"):
             raise
         sys.exit(f"torch-ext: its commands need {error.name}, and that is not installed: pip install 'torch_ext[cli]'")
+    from . import startup
+
+    # Each command decides by itself what runs on torch_ext.
+    startup.end()
     app(prog_name="torch-ext")

@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import bench, check, clean
+from .commands import bench, check, clean, demo, disable, enable, run
 
 app = typer.Typer(
     name="torch-ext",
@@ -23,3 +23,7 @@ def _options() -> None:
 app.command()(bench.bench)
 app.command()(check.check)
 app.command()(clean.clean)
+app.command(context_settings=demo.SETTINGS)(demo.demo)
+app.command()(disable.disable)
+app.command()(enable.enable)
+app.command(cls=run.RunCommand)(run.run)

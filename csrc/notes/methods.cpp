@@ -8,6 +8,7 @@
 #include <notes/node_notes.h>
 #include <notes/operators.h>
 #include <notes/saved.h>
+#include <notes/timed_calls.h>
 
 namespace torch_ext {
 
@@ -99,6 +100,25 @@ PyDoc_STRVAR(
     "Follows values that have left the graph through all operators on this\n"
     "thread; with False, for one who wanted it less.");
 
+PyDoc_STRVAR(
+    start_timing_doc,
+    "start_timing(on_call, /)\n--\n\n"
+    "Times the calls of Functions from now on. on_call(class, arguments, result,\n"
+    "number of saved tensors, whether there is a node) returns the row, an int,\n"
+    "in which the calls of a class are counted. Returns a number for the others.");
+
+PyDoc_STRVAR(
+    timed_calls_doc,
+    "timed_calls(number, /)\n--\n\n"
+    "For each row, for calls without a node, with one, and of backward: how many\n"
+    "there were, nanoseconds, those of the user's code, bytes saved, and a sample\n"
+    "of calls: [(nanoseconds, those of the user's code)].");
+
+PyDoc_STRVAR(
+    stop_timing_doc,
+    "stop_timing(number, /)\n--\n\n"
+    "Times calls no longer, and forgets what was timed.");
+
 } // namespace
 
 PyMethodDef notes_methods[] = {
@@ -117,6 +137,9 @@ PyMethodDef notes_methods[] = {
     {"referrers_of", py_referrers_of, METH_O, referrers_of_doc},
     {"read_saved", py_read_saved, METH_VARARGS, read_saved_doc},
     {"recent_cuts", py_recent_cuts, METH_O, recent_cuts_doc},
+    {"start_timing", py_start_timing, METH_O, start_timing_doc},
+    {"stop_timing", py_stop_timing, METH_O, stop_timing_doc},
+    {"timed_calls", py_timed_calls, METH_O, timed_calls_doc},
     {nullptr, nullptr, 0, nullptr}};
 
 } // namespace torch_ext

@@ -2,7 +2,7 @@
 """The demo: what it prints and draws, and that it shows a difference."""
 
 import contextlib
-import importlib.util
+import importlib
 import os
 import re
 import struct
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import torch_ext
+from torch_ext_cli.demo import spiking_digits
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "spiking_digits.py"
 SMALL = ["--epochs", "2", "--steps", "3", "--hidden", "8", "--batch", "256"]
@@ -22,14 +23,9 @@ STEPS = 2 * 6  # epochs, and batches of 256 among the 1437 training images
 
 @pytest.fixture
 def demo():
-    """The script as a module; restores the process-wide settings that its main changes."""
+    """The program; restores the process-wide settings that its main changes."""
     threads = torch.get_num_threads()
-    spec = importlib.util.spec_from_file_location("spiking_digits", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    yield importlib.reload(spiking_digits)
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
 
@@ -119,6 +115,23 @@ def test_the_script_ends_with_the_status_of_main(tmp_path):
     done = subprocess.run(command, capture_output=True, check=False, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Trained weights: equal bit for bit" in done.stdout
+
+
+@pytest.fixture
+def without_scikit_learn(tmp_path):
+    """An environment's variables, with which importing scikit-learn fails."""
+    (tmp_path / "sklearn.py").write_text("raise ModuleNotFoundError('gone', name='sklearn')")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *(path for path in sys.path if path)])}
+
+
+def test_the_command_has_the_options_and_needs_nothing_to_say_so(without_scikit_learn):
+    command = [sys.executable, "-m", "torch_ext", "demo"]
+    done = subprocess.run([*command, "--help"], capture_output=True, check=True, text=True, env=without_scikit_learn)
+    assert "usage: torch-ext demo" in done.stdout
+    assert "Example:" in done.stdout
+    done = subprocess.run([*command, *SMALL], capture_output=True, check=False, text=True, env=without_scikit_learn)
+    line = "torch-ext demo: it needs sklearn, and that is not installed: pip install 'torch_ext[demo]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
 
 
 def test_losses_are_compared_by_their_bytes(demo):

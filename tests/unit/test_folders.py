@@ -12,7 +12,7 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 ARROWS = {
     "module.cpp": {"function/forward", "function/ctx", "function/torch_own", "hooks", "anomaly", "notes", "tracer"},
     "function/forward": {"function/backward", "function/ctx", "function/torch_own", "notes", "tracer"},
-    "function/backward": {"function/ctx", "function/torch_own"},
+    "function/backward": {"function/ctx", "function/torch_own", "notes"},
     "function/ctx": {"hooks"},
     "function/torch_own": set(),
     "hooks": set(),

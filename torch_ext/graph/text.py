@@ -40,14 +40,14 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(width - 3, 0)] + "..."
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], indent: str = "  ", width: int = WIDTH) -> list[str]:
     """Lines with columns of numbers, to the right, and a last column of text, to the left and cut."""
     rows = [head, *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
     lines = []
     for row in rows:
-        start = indent + "".join(f"{cell:>{width}}  " for cell, width in zip(row[:-1], widths, strict=True))
-        lines.append((start + cut(row[-1], WIDTH - len(start))).rstrip())
+        start = indent + "".join(f"{cell:>{each}}  " for cell, each in zip(row[:-1], widths, strict=True))
+        lines.append((start + cut(row[-1], width - len(start))).rstrip())
     return lines
 
 

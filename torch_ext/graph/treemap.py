@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
+from .. import _page
 from . import text
 from .facts import Saver, Storage
 
@@ -20,23 +20,12 @@ _MOST_TILES = 60
 _TINTS = ("#9CC9E8", "#F4BE7E", "#8FD3B6", "#E5A9CB", "#EFE08A", "#B8B5E6", "#F2A28C", "#C9CDD2")
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1d2127; --dim: #5b6470; --rule: #d9dee4; --hover: #000000; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15181c; --ink: #e8eaed; --dim: #9aa4b0; --rule: #343b44; --hover: #ffffff; } }
-body { background: var(--paper); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; max-width: 1080px;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .3rem; } p { margin: .15rem 0; color: var(--dim); }
 input { position: absolute; opacity: 0; } section { display: none; margin-top: 1rem; }
 label { display: inline-block; margin: 1rem .5rem 0 0; padding: .25rem .8rem; border: 1px solid var(--rule);
   border-radius: 1rem; cursor: pointer; }
 svg.map { width: 100%; height: auto; } svg text { font-size: 11px; fill: #1d2127; }
 svg .title { font-size: 12px; font-weight: 600; } rect { stroke: var(--paper); }
 .tile:hover rect { stroke: var(--hover); stroke-width: 2; }
-table { border-collapse: collapse; width: 100%; margin-top: 1rem; }
-th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--rule); white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-th:last-child, td:last-child { text-align: left; width: 99%; white-space: normal; overflow-wrap: anywhere; }
-td:last-child { font-family: ui-monospace, monospace; font-size: 13px; }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }
 """
 
@@ -108,17 +97,9 @@ def write(about: Sequence[str], kept: Sequence[Storage], path: str | os.PathLike
             f"#{key}:focus-visible + label {{ outline: 2px solid var(--dim); }}"
         )
         sections.append(f'<section class="{key}">{_section(kept, title, label_of)}</section>')
-    page = [
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Kept for backward</title>',
-        '<meta name="viewport" content="width=device-width">',
-        f"<style>{_STYLE}{' '.join(shown)}</style></head><body>",
-        f"<h1>{escape(head)}</h1>",
-        *(f"<p>{escape(each)}</p>" for each in details if each),
-        *tabs,
-        *sections,
-        "</body></html>\n",
-    ]
-    Path(path).write_text("\n".join(page), encoding="utf-8")
+    lines = [f"<p>{escape(each)}</p>" for each in details if each]
+    body = [f"<h1>{escape(head)}</h1>", *lines, *tabs, *sections]
+    _page.write(path, "Kept for backward", _STYLE + " ".join(shown), body)
 
 
 def _section(kept: Sequence[Storage], title: str, label_of: Callable[[Saver], str]) -> str:

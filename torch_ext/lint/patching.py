@@ -175,15 +175,15 @@ def _wrapper(name: str, function: Any, owner: "weakref.ref[Any]") -> Any:
     forward = functools.partial(_forward, owner)
     runs: Any = {"forward": forward, "setup_context": _setup_context}.get(name, _backward)
     scope: dict[str, Any] = {"__name__": __name__}
-    exec(compile(_SOURCE.format(**_arguments(function)), _FILE, "exec"), scope)
+    exec(compile(_SOURCE.format(**arguments_of(function)), _FILE, "exec"), scope)
     watched: Any = functools.wraps(function)(scope["make"](run, function, torch.compiler.is_compiling))
     if type(function) is FunctionType:
         watched.__defaults__, watched.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     return watched
 
 
-def _arguments(function: Any) -> dict[str, str]:
-    """How a wrapper of ``function`` declares its arguments and passes them on."""
+def arguments_of(function: Any) -> dict[str, str]:
+    """How what is called like ``function`` declares its arguments and passes them on."""
     if type(function) is not FunctionType:
         return {
             "declared": "*args, **kwargs",

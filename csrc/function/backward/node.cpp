@@ -4,6 +4,7 @@
 #include <function/ctx/ctx.h>
 #include <function/ctx/saved.h>
 #include <function/ctx/type.h>
+#include <notes/timed_calls.h>
 #include <python/call.h>
 #include <python/error.h>
 #include <python/gil.h>
@@ -141,6 +142,7 @@ variable_list PyNode::apply(variable_list&& inputs) {
   Gil gil;
   at::OptionalDeviceGuard device;
   return torch_ext::persisting([&] {
+    torch_ext::TimedCall timed;
     Ctx& ctx = *torch_ext::ctx_of(*this);
     Ref self = Ref::share(ctx.object());
     Gradients gradients;
@@ -150,12 +152,19 @@ variable_list PyNode::apply(variable_list&& inputs) {
     }
     // From here on only the Python objects hold the gradients.
     inputs.clear();
-    Ref result = ctx.boxed_grads_call() ? call_boxed(self.get(), gradients)
-                                        : call_apply(self.get(), gradients);
+    Ref result = [&] {
+      const torch_ext::TimedCall::UserCode user(timed);
+      return ctx.boxed_grads_call() ? call_boxed(self.get(), gradients)
+                                    : call_apply(self.get(), gradients);
+    }();
     gradients.clear();
     const std::vector<bool>& is_tensor = ctx.base.is_variable_input;
     result = check_count(*this, std::move(result), is_tensor.size());
-    return to_variable_list(result.get(), is_tensor);
+    variable_list returned = to_variable_list(result.get(), is_tensor);
+    if (timed) {
+      timed.end_backward(self.get());
+    }
+    return returned;
   });
 }
 

@@ -11,6 +11,7 @@
 #include <function/forward/record_function.h>
 #include <function/torch_own.h>
 #include <notes/seen_calls.h>
+#include <notes/timed_calls.h>
 #include <python/call.h>
 #include <python/error.h>
 #include <python/names.h>
@@ -92,17 +93,22 @@ Ref call_forward(
     PyObject* cls,
     const ClassRecord& record,
     Ctx& ctx,
-    const Arguments& arguments) {
+    const Arguments& arguments,
+    TimedCall& timed) {
   at::AutoGradMode no_grad(false);
   at::AutoFwGradMode no_tangents(false);
   if (!record.separate_setup) {
+    const TimedCall::UserCode user(timed);
     return call_with(record.forward.get(), ctx.object(), arguments);
   }
-  Ref output = checked(PyObject_Vectorcall(
-      record.forward.get(),
-      arguments.begin(),
-      static_cast<size_t>(arguments.size()),
-      nullptr));
+  Ref output = [&] {
+    const TimedCall::UserCode user(timed);
+    return checked(PyObject_Vectorcall(
+        record.forward.get(),
+        arguments.begin(),
+        static_cast<size_t>(arguments.size()),
+        nullptr));
+  }();
   // Looked up only now: forward may have changed its class.
   Ref setup_context = checked(PyObject_GetAttr(cls, names.setup_context));
   Ref inputs = arguments.tuple();
@@ -110,6 +116,7 @@ Ref call_forward(
   of_setup.add(ctx.object());
   of_setup.add(inputs.get());
   of_setup.add(output.get());
+  const TimedCall::UserCode user(timed);
   of_setup.call(setup_context.get());
   return output;
 }
@@ -135,7 +142,8 @@ Ref finish(
     const ClassRecord& record,
     const Inputs& inputs,
     const std::optional<Recording>& recording,
-    Ref result) {
+    Ref result,
+    TimedCall& timed) {
   compat::CriticalSection of_ctx(ctx.object());
   const bool single = !PyTuple_Check(result.get());
   result = as_tuple(std::move(result));
@@ -157,6 +165,9 @@ Ref finish(
   if (inputs.executable) {
     to_save.save(ctx, outputs.get());
     compat::node_created(attached);
+    if (timed) {
+      timed.note_saved(to_save.begin(), to_save.end());
+    }
   } else {
     ctx.maybe_saved.store(false, std::memory_order_release);
   }
@@ -169,7 +180,8 @@ Ref finish(
 Ref call(
     PyTypeObject* cls,
     const ClassRecord& record,
-    const Arguments& arguments) {
+    const Arguments& arguments,
+    TimedCall& timed) {
   ObservedCall observed(cls, arguments);
   check_single_level_allowed();
   Inputs inputs(arguments);
@@ -195,8 +207,8 @@ Ref call(
         ctx.base.is_variable_input,
         inputs.tensors);
   }
-  Ref result = call_forward(class_object, record, ctx, arguments);
-  return finish(cls, ctx, record, inputs, recording, std::move(result));
+  Ref result = call_forward(class_object, record, ctx, arguments, timed);
+  return finish(cls, ctx, record, inputs, recording, std::move(result), timed);
 }
 
 } // namespace
@@ -213,10 +225,15 @@ PyObject* py_apply(
   if (!compat::kApplyIsInC && keywords != nullptr) {
     refuse_cls(keywords);
   }
+  TimedCall timed;
   const ClassRecord record = read_class(cls);
   const Arguments arguments =
       unwrap_dead(bind_arguments(record, args, count, keywords));
-  Ref result = call(reinterpret_cast<PyTypeObject*>(cls), record, arguments);
+  Ref result =
+      call(reinterpret_cast<PyTypeObject*>(cls), record, arguments, timed);
+  if (timed) {
+    timed.end_forward(cls, arguments.begin(), arguments.size(), result.get());
+  }
   if (calls_are_seen()) {
     see_call(arguments.begin(), arguments.size(), result.get());
   }
