@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import check, clean, demo, disable, enable, run
+from .commands import bench, check, clean, demo, disable, enable, run
 
 app = typer.Typer(
     name="torch-ext",
@@ -20,6 +20,7 @@ def _options() -> None:
     pass  # makes commands of the functions, also while there is one only
 
 
+app.command()(bench.bench)
 app.command()(check.check)
 app.command()(clean.clean)
 app.command(context_settings=demo.SETTINGS)(demo.demo)

@@ -13,13 +13,14 @@ import torch
 
 import torch_ext
 from tools.bench import __main__ as cli
-from tools.bench import measure as timing
+from tools.bench import measure as measuring
 from tools.bench.__main__ import main, parse_options
 from tools.bench.goals import GOALS, goals_for
 from tools.bench.measure import Result, Timed, measure
 from tools.bench.memory import measure_memory
 from tools.bench.report import legend, to_json, to_memory_table, to_table, verdicts
 from tools.bench.rows import CHAIN, DEPTH, ROWS, Probe, Row
+from torch_ext import timing
 
 ROOT = Path(__file__).parents[2]
 NAMES = [row.name for row in ROWS]
@@ -197,7 +198,7 @@ def test_what_a_probe_makes_is_on_the_device_asked_for():
     made = []
     row = Row("row", "a row", *[lambda: made.append(torch.ones(1)) or Probe(lambda: None)] * 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "clock_of", lambda device: timing.process_time)
+        patch.setattr(measuring, "clock_of", lambda device: timing.process_time)
         measure([row], rounds=2, seconds=1e-5, device=torch.device("meta"))
     assert [x.device.type for x in made] == ["meta", "meta"]
 

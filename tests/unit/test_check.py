@@ -477,6 +477,21 @@ def test_program_that_fails(folder, end, said):
     assert errors == [f"torch-ext check: program.py ran, and nets_to_check:Square was never called{ended}"]
 
 
+def test_the_page_shows_what_is_printed(folder):
+    page = PAGE.read_text()
+    for name in ("nets.py", "inputs.py"):
+        (text,) = re.findall(rf"`{name}`\n\n```python\n(.*?)```", page, re.DOTALL)
+        (folder / name).write_text(text)
+    (shown,) = re.findall(r"`torch-ext check .*` prints:\n\n```text\n(.*?)```", page, re.DOTALL)
+    code, out, errors = run("check", "nets.py:Spike", "--inputs", "inputs.py")
+    assert (code, out, errors) == (0, shown, [])
+
+
+def test_the_page_has_each_question():
+    _, _, table = PAGE.read_text().partition("| question | what is done |\n| --- | --- |\n")
+    assert re.findall(r"^\| (.+?) \|", table.partition("\n\n")[0], re.MULTILINE) == list(QUESTIONS)
+
+
 def test_find_class(folder):
     assert find_class("nets_to_check:Square").__name__ == "Square"
     with pytest.raises(NotFoundError, match="there is no file"):

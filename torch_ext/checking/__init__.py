@@ -6,6 +6,7 @@
 ``inputs``        the calls it is tried with: of a file, or of a program
 ``questions``     what is asked of it
 ``check``         :func:`check`: each question on both sides
+``bench``         what a call costs on both sides, and at least
 ================  ==============================================================
 """
 

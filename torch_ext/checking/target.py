@@ -93,7 +93,12 @@ def load_module(place: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     loader = spec.loader
-    return _import(place, lambda: loader.exec_module(module) or module)
+
+    def execute() -> ModuleType:
+        loader.exec_module(module)
+        return module
+
+    return _import(place, execute)
 
 
 def describe(error: BaseException) -> str:
