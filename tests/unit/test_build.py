@@ -8,7 +8,7 @@ from pathlib import Path
 import expecttest
 import pytest
 
-from torch_ext._build import config, on_import
+from torch_ext._build import cache, config, on_import
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_cache_folder(monkeypatch, environment, folder):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/home/user", **environment}.items():
         monkeypatch.setenv(name, value)
-    assert str(on_import.cache_folder()) == folder
+    assert str(cache.cache_folder()) == folder
 
 
 def test_first_errors_of_a_compilation():

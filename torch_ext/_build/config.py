@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the extension is compiled from, with which flags, and for which releases.
-
-``setup.py`` runs this file by its path, so it imports nothing from the package.
-"""
+"""What the extension is compiled from, with which flags, and for which releases."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -38,6 +34,10 @@ COMPILE_FLAGS = [
     "-Werror",
 ]
 
+#: The folder of the package in which a wheel has the sources, and the line by which a checkout is known.
+SHIPPED = "_csrc"
+PROJECT_LINE = 'name = "torch_ext"'
+
 INSTALL_COMMAND = "pip install --no-build-isolation --no-deps --force-reinstall ."
 
 
@@ -51,6 +51,18 @@ def system_headers() -> list[str]:
     from torch.utils.cpp_extension import include_paths
 
     return [f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))]
+
+
+def compile_command(csrc: Path) -> list[str]:
+    """The flags that a file of ``csrc`` is compiled with."""
+    return [
+        *compile_flags(),
+        "-fPIC",
+        "-DTORCH_API_INCLUDE_EXTENSION_H",
+        "-DTORCH_EXTENSION_NAME=_C",
+        f"-I{csrc}",
+        *system_headers(),
+    ]
 
 
 def torch_requirement() -> str:
@@ -96,11 +108,22 @@ def check_torch(version: str) -> None:
 
 
 def find_csrc() -> Path | None:
-    """The C++ sources beside the package; None if it was installed without them."""
-    checkout = Path(__file__).resolve().parents[2]
-    csrc = checkout / "csrc"
-    # setup.py tells a checkout from a site-packages that happens to have a csrc.
-    return csrc if (checkout / "setup.py").is_file() and csrc.is_dir() else None
+    """The C++ sources: those of the checkout, or those that a wheel has brought; None if there are none."""
+    package = Path(__file__).resolve().parents[1]
+    if has_shipped_sources():
+        return package / SHIPPED
+    checkout = package.parent
+    try:
+        # A csrc beside the package may be anybody's: in site-packages, or in the folder of another project.
+        ours = PROJECT_LINE in (checkout / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return checkout / "csrc" if ours and (checkout / "csrc").is_dir() else None
+
+
+def has_shipped_sources() -> bool:
+    """Whether the package has its sources inside, as installed from a wheel: nobody changes them there."""
+    return (Path(__file__).resolve().parents[1] / SHIPPED).is_dir()
 
 
 def unity_sources(csrc: Path, folder: Path) -> list[str]:
@@ -162,23 +185,3 @@ def path_with_ninja() -> str | None:
     from ninja import BIN_DIR
 
     return os.pathsep.join((path, BIN_DIR))
-
-
-def stamp_path(extension: Path) -> Path:
-    """The file that says what ``extension`` was built for."""
-    return extension.with_suffix(".json")
-
-
-def write_stamp(extension: Path, csrc: Path) -> None:
-    """Writes beside ``extension`` which torch and which sources it was built for."""
-    stamp = {"torch": torch_version(), "sources": source_digest(csrc)}
-    stamp_path(extension).write_text(json.dumps(stamp) + "\n")
-
-
-def read_stamp(extension: Path) -> dict[str, str]:
-    """What :func:`write_stamp` wrote; empty if it wrote nothing."""
-    try:
-        stamp: dict[str, str] = json.loads(stamp_path(extension).read_text())
-    except FileNotFoundError:
-        return {}
-    return stamp
