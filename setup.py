@@ -11,6 +11,7 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, setup
 from setuptools.command.build_py import build_py as setuptools_build_py
@@ -50,7 +51,7 @@ class build_py(setuptools_build_py):  # setuptools finds its options by this nam
 class no_torch(Command):
     """Stands for build_ext where there is no torch."""
 
-    user_options = [("inplace", "i", "")]
+    user_options: ClassVar = [("inplace", "i", "")]
 
     def initialize_options(self):
         self.inplace = None
@@ -85,7 +86,8 @@ def extension_and_its_command():
                 super().run()
                 for extension in self.extensions:
                     self.check(Path(self.get_ext_fullpath(extension.name)))
-            except (RuntimeError, ImportError) as error:  # torch's, ours; the compiler's output says more than a traceback
+            # torch's, and ours. The compiler's output says more than a traceback.
+            except (RuntimeError, ImportError) as error:
                 sys.exit(f"error: {error}")
 
         def check(self, path):
@@ -107,9 +109,8 @@ def extension_and_its_command():
         def get_output_mapping(self):
             """The files that a strict editable install links."""
             mapping = super().get_output_mapping()
-            for place in (stamp.stamp_path, stamp.headers_path):
-                mapping |= {str(place(Path(to))): str(place(Path(at))) for to, at in super().get_output_mapping().items()}
-            return mapping
+            places = (Path, stamp.stamp_path, stamp.headers_path)
+            return {str(place(Path(to))): str(place(Path(at))) for to, at in mapping.items() for place in places}
 
     extension = CppExtension(
         "torch_ext._C",

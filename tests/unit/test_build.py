@@ -66,6 +66,16 @@ def test_cache_folder(monkeypatch, environment, folder):
     assert str(cache.cache_folder()) == folder
 
 
+@pytest.mark.parametrize("home", ["/nonexistent", "/", "~"])
+def test_cache_folder_of_a_user_without_a_home(monkeypatch, tmp_path, home):
+    for name in ("TORCH_EXT_CACHE", "TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: home)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert cache.cache_folder() == tmp_path / f"torch_ext-{os.geteuid()}"
+
+
 def test_first_errors_of_a_compilation():
     output = """[1/2] c++ -Werror -c a.cpp -o a.o
 FAILED: a.o

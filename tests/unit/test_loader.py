@@ -413,7 +413,7 @@ def test_sources_that_a_wheel_has_brought(checkout):
     assert {path: path.stat().st_mtime_ns for path in checkout.root.rglob("*")} == before
 
 
-@pytest.mark.parametrize("project", [None, "[project]\nname = \"other\"\n"])
+@pytest.mark.parametrize("project", [None, '[project]\nname = "other"\n'])
 def test_sources_of_another_project_are_not_taken(checkout, project):
     (checkout.root / "pyproject.toml").unlink()
     if project is not None:
@@ -421,9 +421,8 @@ def test_sources_of_another_project_are_not_taken(checkout, project):
     assert "and no sources to build one from" in checkout.import_error()
 
 
-@pytest.mark.parametrize("home", ["/dev/null", "/sys/none"])
-def test_without_a_home(checkout, tmp_path, home):
-    environment = {"HOME": home, "TMPDIR": str(tmp_path), "TORCH_EXT_CACHE": "", "XDG_CACHE_HOME": ""}
+def test_without_a_home(checkout, tmp_path):
+    environment = {"HOME": "/dev/null", "TMPDIR": str(tmp_path), "TORCH_EXT_CACHE": "", "XDG_CACHE_HOME": ""}
     assert checkout.run(**environment)[0] == "42\n"
     assert stat.S_IMODE((tmp_path / f"torch_ext-{os.geteuid()}").stat().st_mode) == 0o700
     assert checkout.run(**environment) == ("42\n", "")

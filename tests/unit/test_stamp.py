@@ -264,7 +264,7 @@ def test_headers_of_torch_are_found_by_the_compiler(tmp_path, monkeypatch):
 
 def test_sources_that_cannot_be_read(tmp_path):
     (tmp_path / "one.cpp").write_text("#include <missing.h>\n")
-    with pytest.raises(ImportError, match="cannot read the sources of torch_ext:\n(.*\n)*.*missing.h"):
+    with pytest.raises(ImportError, match=r"cannot read the sources of torch_ext:\n(.*\n)*.*missing\.h"):
         compiler.read(compiler.find_compiler(), tmp_path, tmp_path)
 
 

@@ -93,7 +93,8 @@ class Run:
             self.cell.passed += count["tests"] - count["failures"] - count["errors"] - count["skipped"]
 
     def measure(self):
-        output = self.copy.command("benchmark", self.copy.environment_python, "-m", "tools.bench", "--json", *self.bench)
+        command = [self.copy.environment_python, "-m", "tools.bench", "--json", *self.bench]
+        output = self.copy.command("benchmark", *command)
         rows = json.loads(output)["rows"]
         self.cell.ratios = {row["name"]: row["ratio"] for row in rows}
         self.cell.missed = {row["name"] for row in rows if row["met"] is False}

@@ -97,10 +97,15 @@ def torch_version() -> str:
     return str(torch.__version__)
 
 
+def release_of(version: str) -> str | None:
+    """The release that ``version`` of torch belongs to, such as "2.13"; None if it names none."""
+    release = re.match(r"\d+\.\d+", version)
+    return release and release.group()
+
+
 def check_torch(version: str) -> None:
     """Raises ImportError if ``version`` of torch is not supported."""
-    release = re.match(r"\d+\.\d+", version)
-    if release is None or release.group() not in SUPPORTED_TORCH:
+    if release_of(version) not in SUPPORTED_TORCH:
         raise ImportError(
             f"torch_ext supports torch {', '.join(SUPPORTED_TORCH)}, and torch {version} is installed. "
             f"Install a supported one: pip install '{torch_requirement()}'"

@@ -105,12 +105,13 @@ def built_ahead(torch: stamp.Torch) -> tuple[Path | None, str | None]:
 
 def candidates(torch: stamp.Torch) -> list[Path]:
     """The extensions beside the package for this Python, and first those for the release of ``torch``."""
+    release = config.release_of(torch.version)
 
-    def unlike(extension: Path) -> tuple[int, str]:
+    def other(extension: Path) -> tuple[bool, str]:
         built_for = str(stamp.read_stamp(extension).get("torch"))
-        return -len(os.path.commonprefix([built_for, torch.version])), extension.name
+        return config.release_of(built_for) != release, extension.name
 
-    return sorted(PACKAGE_FOLDER.glob(f"_C*{sysconfig.get_config_var('EXT_SUFFIX')}"), key=unlike)
+    return sorted(PACKAGE_FOLDER.glob(f"_C*{sysconfig.get_config_var('EXT_SUFFIX')}"), key=other)
 
 
 def _nothing_built() -> str:

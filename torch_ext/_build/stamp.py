@@ -155,7 +155,7 @@ def _digest_beside(extension: Path, torch: Torch) -> str | None:
 
 
 def digest_of(headers: list[str], include: Path) -> str:
-    """A digest of the names and contents of ``headers`` in the folder ``include``; a file that is missing counts too."""
+    """A digest of the names and contents of ``headers``, files of ``include``; one that is missing counts too."""
     digest = hashlib.sha256()
     for name in headers:
         try:
