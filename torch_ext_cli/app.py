@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import clean
+from .commands import build, clean, doctor
 
 app = typer.Typer(
     name="torch-ext",
@@ -20,4 +20,6 @@ def _options() -> None:
     pass  # makes commands of the functions, also while there is one only
 
 
+app.command()(build.build)
 app.command()(clean.clean)
+app.command()(doctor.doctor)

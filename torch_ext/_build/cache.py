@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 
 def cache_folder() -> Path:
@@ -86,17 +89,98 @@ def log_of(extension: Path) -> Path:
 def locked(extension: Path, wait: bool = True) -> Iterator[bool]:
     """Holds the lock of a build, which the system releases if the process dies.
 
-    Gives False without waiting if another process has it and ``wait`` is False, and calls nothing then.
+    Gives False without waiting if another process has it and ``wait`` is False.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_of(extension), mode=0o600)
+    file = _acquire(lock_of(extension), wait)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
+        yield file is not None
     finally:
-        lock.release()
+        if file is not None:
+            os.close(file)
+
+
+def _acquire(path: Path, wait: bool) -> int | None:
+    """A descriptor that has ``path`` locked; None if another has it locked and ``wait`` is False."""
+    import fcntl  # what isn't Linux has to be told so first
+
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(file)
+            return None
+        except BaseException:
+            os.close(file)
+            raise
+        # Whoever held it may have removed the file meanwhile, and then others lock the next of that name.
+        if os.fstat(file).st_nlink > 0:
+            return file
+        os.close(file)
+
+
+# What is in it
+
+
+class Entry(NamedTuple):
+    """What belongs to one build, or is remembered, in the cache.
+
+    Attributes:
+        name: of the build.
+        paths: its files, and the folders of builds that are running or were killed.
+        size: in bytes.
+    """
+
+    name: str
+    paths: list[Path]
+    size: int
+
+    @property
+    def extension(self) -> Path:
+        """Where the extension is, or would be."""
+        return self.paths[0].with_name(f"{self.name}.so")
+
+    def is_complete(self) -> bool:
+        """Whether it can be loaded."""
+        return self.extension in self.paths
+
+    def is_of(self, sources: str) -> bool:
+        """Whether it is a build of these ``sources``, a digest."""
+        return f"-{sources[:16]}-" in self.name
+
+
+#: How the files and folders are called that torch_ext makes, after the name of the build.
+_MADE = re.compile(r"(?P<name>torch.+-[0-9a-f]{8})\.(so|json|headers|log|lock|build-\w+)|(?P<known>\w+-\w+\.fits)")
+
+
+def entries(folder: Path) -> list[Entry]:
+    """All that torch_ext has made in ``folder``, by name. Files of others are left out."""
+    made: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = _MADE.fullmatch(path.name)
+        if match is not None:
+            made.setdefault(match["name"] or match["known"], []).append(path)
+    return [Entry(name, paths, sum(map(_size, paths))) for name, paths in made.items()]
+
+
+def _size(path: Path) -> int:
+    """In bytes; of a folder, what is in it."""
+    parts = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    size = 0
+    for part in parts:
+        with contextlib.suppress(OSError):  # a build that is running removes files
+            size += part.lstat().st_size
+    return size
+
+
+def remove(entry: Entry) -> bool:
+    """Removes all of ``entry``, unless it is being built now; returns whether it did."""
+    with locked(entry.extension, wait=False) as ours:
+        if not ours:
+            return False
+        for path in [*entry.paths, lock_of(entry.extension)]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    return True

@@ -71,8 +71,11 @@ def torch_requirement() -> str:
     return f"torch>={SUPPORTED_TORCH[0]},<{major}.{int(minor) + 1}"
 
 
-def check_environment() -> None:
-    """Raises ImportError if this system, Python or torch is not supported."""
+def check_environment(torch: str | None = None) -> None:
+    """Raises ImportError if this system, Python or torch is not supported.
+
+    ``torch`` is its version; it is imported to ask for that otherwise.
+    """
     if sys.platform != "linux":
         raise ImportError(f"torch_ext runs on Linux only, and this is {platform.system() or sys.platform}.")
     if not MINIMUM_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
@@ -81,7 +84,7 @@ def check_environment() -> None:
             f"torch_ext supports Python {oldest} to {newest}, and this is {platform.python_version()}. "
             f"Create an environment with a supported one: python{newest} -m venv .venv"
         )
-    check_torch(torch_version())
+    check_torch(torch or torch_version())
 
 
 def torch_version() -> str:

@@ -64,7 +64,7 @@ def _load(torch: stamp.Torch, verbose: bool) -> ModuleType:
     csrc = config.find_csrc()
     if extension is not None:
         try:
-            return _load_from(extension)
+            return load_from(extension)
         except ImportError as error:
             unfit = f"{extension} cannot be loaded: {error}."
             if csrc is None:
@@ -78,7 +78,7 @@ def _load(torch: stamp.Torch, verbose: bool) -> ModuleType:
             raise
         raise ImportError(f"{unfit} {error}") from error
     try:
-        return _load_from(path)
+        return load_from(path)
     except ImportError as error:
         raise ImportError(
             f"torch_ext was compiled, and its extension cannot be loaded: {error}. Another C++ library may be in use "
@@ -126,7 +126,7 @@ def _again() -> str:
     return f"Install it again with this Python and torch, in a checkout of torch_ext: {config.INSTALL_COMMAND}"
 
 
-def _load_from(path: Path) -> ModuleType:
+def load_from(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(_NAME, path)
     assert spec is not None  # .so is a suffix that Python knows
     assert spec.loader is not None
