@@ -123,7 +123,9 @@ def built(tmp_path_factory):
 def installation(tmp_path, built, lent):
     shutil.copytree(built.root.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("build"))
     checkout = object.__new__(Checkout)
-    checkout.root, checkout.cache, checkout.tools = (tmp_path / "copy" / name for name in ("checkout", "cache", "tools"))
+    checkout.root, checkout.cache, checkout.tools = (
+        tmp_path / "copy" / name for name in ("checkout", "cache", "tools")
+    )
     checkout.compiler = checkout.tools / built.compiler.name
     return Installation(tmp_path, checkout, lent)
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 from ..copies import NOT_COPIED, ROOT, Copy, StepFailed
 
-#: What lies beside each other for one extension.
-SUFFIXES = (".so", ".json", ".headers")
-
 # torch is not to be found, as in an environment that pip isolates.
 WITHOUT_TORCH = """
 import runpy, sys
@@ -50,9 +47,14 @@ def extension_for(folder, torch, python, keep=False):
         (built,) = (copy.path / "torch_ext").glob("_C.*.so")
         kept = copy.path.with_name(f"{copy.path.name}-extension")
         kept.mkdir(exist_ok=True)
-        for suffix in SUFFIXES:
-            shutil.copy(built.with_suffix(suffix), kept / built.with_suffix(suffix).name)
+        copy_with_stamp(built, kept / built.name)
         return kept / built.name
     finally:
         if not keep:
             copy.remove()
+
+
+def copy_with_stamp(extension, place):
+    """Copies an extension, and what says for what it was built."""
+    for suffix in (".so", ".json", ".headers"):
+        shutil.copy(extension.with_suffix(suffix), place.with_suffix(suffix))

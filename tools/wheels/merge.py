@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 from email.parser import Parser
 from pathlib import Path
 
-from .build import SUFFIXES
+from .build import copy_with_stamp
 
 # How many hexadecimal digits of the digest of torch's headers tell the extensions of one wheel apart.
 DIGITS = 12
@@ -46,11 +45,10 @@ def merge(package, extensions, tag, folder):
 
 def add(folder, extension):
     """Copies an extension into the package, under a name of its own, unless one with the same headers is there."""
-    digest = json.loads(extension.with_suffix(".json").read_text())["headers"]
-    name = extension.name.replace("_C.", f"_C.{digest[:DIGITS]}.", 1)
+    stamp = json.loads(extension.with_suffix(".json").read_text())
+    name = f"_C.{stamp['headers'][:DIGITS]}.{stamp['python']}.so"
     if not (folder / name).exists():
-        for suffix in SUFFIXES:
-            shutil.copy(extension.with_suffix(suffix), (folder / name).with_suffix(suffix))
+        copy_with_stamp(extension, folder / name)
 
 
 def run(*arguments):

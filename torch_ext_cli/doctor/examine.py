@@ -45,7 +45,9 @@ def examine() -> Facts:
         "cache": cache_facts() if package["folder"] else {},
         "enable": enable_facts(),
         "variables": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith("TORCH_EXT") or name in _VARIABLES
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith("TORCH_EXT") or name in _VARIABLES
         },
     }
     facts["extension"] = probe_facts(facts)
@@ -140,7 +142,13 @@ def probe_facts(facts: Facts) -> Facts:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "found")
         output.touch()
-        command = [sys.executable, "-c", _CHILD, json.dumps([os.path.abspath(entry) for entry in sys.path]), str(output)]
+        command = [
+            sys.executable,
+            "-c",
+            _CHILD,
+            json.dumps([os.path.abspath(entry) for entry in sys.path]),
+            str(output),
+        ]
         done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace")
         lines = [json.loads(line) for line in output.read_text().splitlines()]
     found: Facts = next(iter(lines[-1].values())) if lines else {}

@@ -126,7 +126,9 @@ def extension(facts: Facts) -> Iterator[Finding]:
     if misfits:
         yield Finding("extension-unfit", True, misfits[0], _to_build(facts))
     elif facts["torch_ext"]["sources"]:
-        yield Finding("extension-unbuilt", False, "No extension is built yet: the next import does it.", _to_build(facts))
+        yield Finding(
+            "extension-unbuilt", False, "No extension is built yet: the next import does it.", _to_build(facts)
+        )
     else:
         what = "There is no extension for this Python, and there are no sources to compile one from."
         yield Finding("extension-missing", True, what, _to_build(facts))
@@ -174,13 +176,14 @@ def enable(facts: Facts) -> Iterator[Finding]:
     """Whether programs start well with what ``torch-ext enable`` has written."""
     found = facts["enable"]
     if found["says"]:
-        line = found["says"].splitlines()[-1]
-        what = f"Python started with {found['file']} and TORCH_EXT=1 says: {line}"
+        # After an error in a .pth file Python says besides that it goes on.
+        lines = [
+            line.strip() for line in found["says"].splitlines() if line and not line.startswith("Remainder of file")
+        ]
+        what = f"Python started with {found['file']} and TORCH_EXT=1 says: {lines[-1]}"
         yield Finding("enable", True, what, f"Remove it: torch-ext disable, or rm {found['file']}")
 
 
 def is_well(found: list[Finding]) -> bool:
     """Whether nothing is wrong."""
     return not any(each.wrong for each in found)
-
-
