@@ -61,7 +61,7 @@ def test_build_where_an_installation_has(checkout, run):
     extension = checkout.build_in_place()
     assert run("build") == (0, f"There already, for torch {torch.__version__}: {extension}\n", "")
     status, output, errors = run("build", "--force")
-    assert (status, output) == (1, "") and errors.startswith(f"torch-ext build: {extension} was built when ")
+    assert (status, output) == (1, "") and errors.startswith(f"torch-ext build: {extension} was built ahead ")
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def _build(verbose: bool, force: bool) -> str:
     if extension is not None:
         if force:
             raise ImportError(
-                f"{extension} was built when torch_ext was installed, and an import takes that. To build it again, in a "
-                f"checkout of torch_ext: {config.INSTALL_COMMAND}"
+                f"{extension} was built ahead of time, and an import takes that. To build it again, in a checkout of "
+                f"torch_ext: {config.INSTALL_COMMAND}"
             )
         return f"There already, for torch {torch.version}: {extension}"
     csrc = config.find_csrc()

@@ -77,7 +77,7 @@ def torch(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "torch-twice",
             True,
-            f"There are several installations of torch: {found['folder']} is used, and not {', '.join(found['others'])}.",
+            f"torch is installed more than once: {found['folder']} is used, and not {', '.join(found['others'])}.",
             "Keep one: pip uninstall torch, as often as it finds one; then install it again.",
         )
     if found["folder"] is None:

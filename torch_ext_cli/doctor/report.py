@@ -31,8 +31,8 @@ def show(facts: Facts, found: list[Finding], console: Console) -> None:
     listed.add_column(no_wrap=True)
     listed.add_column(overflow="fold")
     for number, each in enumerate(found, 1):
-        title = Text("Wrong: ", "red") if each.wrong else Text("Note: ", "yellow")
-        listed.add_row(f"{number}.", title.append(f"{each.what}\n{each.remedy}", "default"))
+        level = Text("Wrong: ", "red") if each.wrong else Text("Note: ", "yellow")
+        listed.add_row(f"{number}.", level.append(f"{each.what}\n{each.remedy}", "default"))
     console.print(listed)
     if is_well(found):
         console.print(Text("Nothing is wrong.", "green"))
@@ -71,7 +71,8 @@ def _extension(found: Facts) -> list[str]:
         return ["none that fits"]
     where = "compiled on import" if found["cached"] else "built ahead of time"
     return [
-        f"{where}, for torch {stamp.get('torch')} (headers {str(stamp.get('headers'))[:12]}), Python {stamp.get('python')}",
+        f"{where}, for torch {stamp.get('torch')}, Python {stamp.get('python')}",
+        f"headers of torch: {str(stamp.get('headers'))[:12]}",
         f"by {(stamp.get('compiler', {}).get('version') or '?').splitlines()[0]}",
         f"with {' '.join(stamp.get('flags', []))}",
         found["extension"],
