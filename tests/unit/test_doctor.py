@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """torch-ext doctor on installations that are broken in one way each: what it finds, and which remedy it names."""
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import REPOSITORY, Checkout
+from rich.console import Console
+
+from torch_ext_cli.doctor.findings import findings
+from torch_ext_cli.doctor.report import show
 
 COMMAND = "import sys; sys.argv = ['torch-ext', *sys.argv[1:]]; from torch_ext_cli import main; main()"
 FAKE_TORCH = """
@@ -31,6 +36,59 @@ def link_all(folder, paths):
     for path in paths:
         (folder / path.name).symlink_to(path)
     return folder
+
+
+# What docs/commands.md shows: torch has been upgraded where no compiler is.
+HOME = "/home/me/env"
+SITE = f"{HOME}/lib/python3.12/site-packages"
+FACTS = {
+    "python": {
+        "version": "3.12.1",
+        "executable": f"{HOME}/bin/python",
+        "abi": "cpython-312-x86_64-linux-gnu",
+        "system": "Linux x86_64, glibc 2.36",
+    },
+    "torch_ext": {
+        "folder": f"{SITE}/torch_ext",
+        "version": "0.1.0",
+        "kind": "wheel",
+        "sources": f"{SITE}/torch_ext/_csrc",
+        "here": None,
+        "installed": {"version": "0.1.0", "editable": False, "folder": f"{SITE}/torch_ext"},
+    },
+    "torch": {
+        "folder": f"{SITE}/torch",
+        "others": [],
+        "version": "2.14.1+cu130",
+        "git": "0123",
+        "cuda": "13.0",
+        "gpus": [],
+    },
+    "compiler": {
+        "command": None,
+        "title": None,
+        "ninja": True,
+        "error": "torch_ext has to be compiled, and no C++ compiler was found: c++ is not on PATH. It needs g++ or clang++ with C++20. Install one (apt-get install g++, or conda install gxx), or set CXX to yours, and import torch_ext again.",
+    },
+    "cache": {"folder": "/home/me/.cache/torch_ext", "error": None, "writable": True, "builds": [], "unfinished": []},
+    "enable": {"file": None, "says": None},
+    "variables": {},
+    "extension": {
+        "has_headers": True,
+        "cached": False,
+        "extension": None,
+        "stamp": {},
+        "unlinked": None,
+        "loaded": False,
+        "beside": [
+            {
+                "path": f"{SITE}/torch_ext/_C.cpython-312-x86_64-linux-gnu.so",
+                "torch": "2.13.0+cu130",
+                "misfit": f"torch_ext was built for torch 2.13.0+cu130, and torch 2.14.1+cu130 is installed ({SITE}/torch_ext/_C.cpython-312-x86_64-linux-gnu.so).",
+            }
+        ],
+    },
+}
 
 
 class Installation:
@@ -327,3 +385,11 @@ def test_the_report(installation):
     assert "Nothing is wrong" not in text
     good = installation.environment.pop("CXX") and installation.run("build")
     assert good.returncode == 0 and installation.run("doctor").stdout.endswith("Nothing is wrong.\n")
+
+
+def test_the_page_shows_what_doctor_prints():
+    console = Console(width=80, highlight=False, record=True, file=io.StringIO())
+    show(FACTS, findings(FACTS), console)
+    printed = "".join(f"{line.rstrip()}\n" for line in console.export_text().splitlines())
+    page = (REPOSITORY / "docs" / "commands.md").read_text()
+    assert f"```text\n{printed}```" in page

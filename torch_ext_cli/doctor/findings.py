@@ -31,7 +31,7 @@ def findings(facts: Facts) -> list[Finding]:
     """All findings, what is wrong first."""
     found = [*package(facts), *torch(facts)]
     if not any(each.name in ("package-missing", "torch-missing", "torch-broken", "unsupported") for each in found):
-        found += [*extension(facts), *compiling(facts)]
+        found += [*compiling(facts), *extension(facts)]
     found += [*cache(facts), *enable(facts)]
     return sorted(found, key=lambda each: not each.wrong)
 
