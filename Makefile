@@ -114,7 +114,7 @@ valgrind: build
 	! grep '_C\..*\.so\|torch_ext.*\.so' valgrind.log
 
 clean:
-	rm -rf valgrind.log compile_commands.json build dist *.egg-info torch_ext/_C.*.so torch_ext/_C.*.json $(BUILT)
+	rm -rf valgrind.log compile_commands.json build dist *.egg-info torch_ext/_C.*.so torch_ext/_C.*.json torch_ext/_C.*.headers $(BUILT)
 
 distclean: clean
 	rm -rf $(VENV)

@@ -22,16 +22,7 @@ def load_config():
 
 def command(csrc):
     """The compiler and its flags, as for a build."""
-    config = load_config()
-    return [
-        os.environ.get("CXX", "c++"),
-        *config.compile_flags(),
-        "-fPIC",
-        "-DTORCH_API_INCLUDE_EXTENSION_H",
-        "-DTORCH_EXTENSION_NAME=_C",
-        f"-I{csrc}",
-        *config.system_headers(),
-    ]
+    return [os.environ.get("CXX", "c++"), *load_config().compile_command(csrc)]
 
 
 def compile_commands(csrc=ROOT / "csrc"):

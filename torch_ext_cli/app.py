@@ -3,7 +3,7 @@
 
 import typer
 
-from .commands import bench, check, clean, demo, disable, enable, run
+from .commands import bench, build, check, clean, demo, disable, doctor, enable, run
 
 app = typer.Typer(
     name="torch-ext",
@@ -21,9 +21,11 @@ def _options() -> None:
 
 
 app.command()(bench.bench)
+app.command()(build.build)
 app.command()(check.check)
 app.command()(clean.clean)
 app.command(context_settings=demo.SETTINGS)(demo.demo)
 app.command()(disable.disable)
+app.command()(doctor.doctor)
 app.command()(enable.enable)
 app.command(cls=run.RunCommand)(run.run)

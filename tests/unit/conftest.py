@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MODULE_CPP = """
 #include <Python.h>
 #include <compat.h>
+#include <torch/headeronly/version.h>  // a header of torch, to be built for it
 
 #include <stdexcept>
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import expecttest
 import pytest
 
-from torch_ext._build import config, on_import
+from torch_ext._build import cache, config, on_import
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,17 @@ def test_cache_folder(monkeypatch, environment, folder):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/home/user", **environment}.items():
         monkeypatch.setenv(name, value)
-    assert str(on_import.cache_folder()) == folder
+    assert str(cache.cache_folder()) == folder
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", "/", "~"])
+def test_cache_folder_of_a_user_without_a_home(monkeypatch, tmp_path, home):
+    for name in ("TORCH_EXT_CACHE", "TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: home)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert cache.cache_folder() == tmp_path / f"torch_ext-{os.geteuid()}"
 
 
 def test_first_errors_of_a_compilation():

@@ -4,6 +4,7 @@
 import json
 import os
 import platform
+import shutil
 import stat
 import sysconfig
 from pathlib import Path
@@ -21,7 +22,7 @@ def test_first_import_compiles_and_says_so_in_one_line(checkout):
     begun = f"torch_ext: building for torch {torch.__version__}, Python {platform.python_version()} ... done after "
     assert errors.startswith(begun) and errors.endswith(" s\n") and errors.count("\n") == 1
     assert stat.S_IMODE(checkout.cache.stat().st_mode) == 0o700
-    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".log", ".lock"}
+    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".json", ".headers", ".log", ".lock"}
 
 
 def test_second_import_only_loads(checkout):
@@ -101,7 +102,7 @@ def test_killed_build_blocks_nothing(checkout):
 
     checkout.unblock_compiler()
     assert checkout.run()[0] == "42\n"
-    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".log", ".lock"}
+    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".json", ".headers", ".log", ".lock"}
 
 
 def test_compile_error_is_reported_and_can_be_mended(checkout):
@@ -221,7 +222,7 @@ def test_full_disk_under_the_compiler(checkout):
 def test_what_is_made_is_the_users_alone(checkout, umask):
     assert checkout.run(f"import os; os.umask({umask}); {IMPORT}")[0] == "42\n"
     paths = [checkout.cache, *checkout.cache.iterdir()]
-    assert len(paths) == 4
+    assert len(paths) == 6
     for path in paths:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
@@ -294,7 +295,7 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(checkout):
     checkout.unblock_compiler()
     output, errors = second.communicate()
     assert (second.returncode, output) == (0, "42\n"), errors
-    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".log", ".lock"}
+    assert {path.suffix for path in checkout.cache.iterdir()} == {".so", ".json", ".headers", ".log", ".lock"}
 
 
 def test_stray_modules_in_the_current_folder_do_not_reach_the_compiler(checkout):
@@ -323,17 +324,108 @@ def test_extension_older_than_the_sources_is_not_taken(checkout):
     assert output == "45\n" and "building" in errors
 
 
+def restamp(extension, **changes):
+    """Changes what ``extension`` says it was built for; ``identity`` always, as if torch had been installed anew."""
+    stamp = extension.with_suffix(".json")
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "identity": "another", **changes}))
+
+
 def test_extension_built_for_another_torch_is_not_opened(checkout):
     extension = checkout.build_in_place()
     extension.write_text("opening this would fail in another way")
-    stamp = extension.with_suffix(".json")
-    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "torch": "2.12.0+cpu"}))
-    message = checkout.import_error()
+    restamp(extension, torch="2.12.0+cpu", headers="others")
+    message = checkout.import_error(CXX="no-such-compiler")
+    assert "is damaged" in message and "no-such-compiler is not on PATH" in message
+
+    checkout.build_in_place()
+    restamp(extension, torch="2.12.0+cpu", headers="others")
+    message = checkout.import_error(CXX="no-such-compiler")
     assert f"built for torch 2.12.0+cpu, and torch {torch.__version__} is installed" in message
+    assert "no C++ compiler was found" in message
+
+    extension.with_suffix(".json").unlink()
+    assert "built for torch of an unknown version" in checkout.import_error(CXX="no-such-compiler")
+
+    (checkout.root / "csrc").rename(checkout.root / "elsewhere")
+    message = checkout.import_error()
+    assert "built for torch of an unknown version" in message
     assert "pip install --no-build-isolation --no-deps --force-reinstall ." in message
 
-    stamp.unlink()
-    assert "built for torch of an unknown version" in checkout.import_error()
+
+def test_an_upgrade_of_torch_is_compiled_for_at_import(checkout):
+    extension = checkout.build_in_place()
+    restamp(extension, torch="2.12.0+cpu", headers="others")
+    output, errors = checkout.run("import torch_ext; print(torch_ext._C.__file__)")
+    assert output.startswith(f"{checkout.cache}/torch{torch.__version__}-") and "building for torch" in errors
+    assert checkout.run() == ("42\n", "")
+
+
+def test_a_torch_with_the_same_headers_is_the_same(checkout):
+    extension = checkout.build_in_place()
+    restamp(extension, torch="2.13.9+cu999")
+    assert checkout.run("import torch_ext; print(torch_ext._C.__file__)") == (f"{extension}\n", "")
+
+
+def test_an_extension_of_the_cache_that_no_longer_fits_is_built_again(checkout):
+    checkout.run()
+    (extension,) = checkout.cache.glob("*.so")
+    restamp(extension, headers="others")
+    output, errors = checkout.run()
+    assert output == "42\n" and "building" in errors
+    assert checkout.run() == ("42\n", "")
+
+
+def test_of_several_extensions_the_one_that_fits_is_taken(checkout):
+    """As a wheel for several releases of torch has them."""
+    built = checkout.build_in_place()
+    for digest in ("0000", "1111", "2222"):
+        for suffix in (".so", ".json", ".headers"):
+            name = built.name.replace("_C.", f"_C.{digest}.").replace(".so", suffix)
+            shutil.copy(built.with_suffix(suffix), built.with_name(name))
+        if digest != "1111":
+            restamp(built.with_name(built.name.replace("_C.", f"_C.{digest}.")), headers=digest)
+    for suffix in (".so", ".json", ".headers"):
+        built.with_suffix(suffix).unlink()
+    code = "import torch_ext, torch_ext._C as c; print(c.__name__, c.answer, c.__file__)"
+    fitting = built.with_name(built.name.replace("_C.", "_C.1111."))
+    assert checkout.run(code) == (f"torch_ext._C 42 {fitting}\n", "")
+
+
+def test_an_extension_that_the_system_cannot_load_is_compiled_here(checkout):
+    """As one that was compiled with a newer C++ library than there is."""
+    extension = checkout.build_in_place()
+    content = extension.read_bytes()
+    assert content.count(b"libstdc++.so.6") == 1
+    extension.write_bytes(content.replace(b"libstdc++.so.6", b"libstdc--.so.6"))
+    message = checkout.import_error(CXX="no-such-compiler")
+    assert f"{extension} cannot be loaded: libstdc--.so.6: cannot open" in message and "no-such-compiler" in message
+    output, errors = checkout.run()
+    assert output == "42\n" and "building" in errors
+
+
+def test_sources_that_a_wheel_has_brought(checkout):
+    """They lie in the package, which can't be written to, and nothing else of the checkout is there."""
+    (checkout.root / "csrc").rename(checkout.root / "torch_ext" / "_csrc")
+    (checkout.root / "pyproject.toml").unlink()
+    before = {path: path.stat().st_mtime_ns for path in checkout.root.rglob("*")}
+    output, errors = checkout.run(PYTHONDONTWRITEBYTECODE="1")
+    assert output == "42\n" and "building" in errors
+    assert {path: path.stat().st_mtime_ns for path in checkout.root.rglob("*")} == before
+
+
+@pytest.mark.parametrize("project", [None, '[project]\nname = "other"\n'])
+def test_sources_of_another_project_are_not_taken(checkout, project):
+    (checkout.root / "pyproject.toml").unlink()
+    if project is not None:
+        checkout.write("pyproject.toml", project)
+    assert "and no sources to build one from" in checkout.import_error()
+
+
+def test_without_a_home(checkout, tmp_path):
+    environment = {"HOME": "/dev/null", "TMPDIR": str(tmp_path), "TORCH_EXT_CACHE": "", "XDG_CACHE_HOME": ""}
+    assert checkout.run(**environment)[0] == "42\n"
+    assert stat.S_IMODE((tmp_path / f"torch_ext-{os.geteuid()}").stat().st_mode) == 0o700
+    assert checkout.run(**environment) == ("42\n", "")
 
 
 def test_extension_built_for_another_python(checkout):

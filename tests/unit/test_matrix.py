@@ -9,10 +9,10 @@ import sys
 import pytest
 from rich.console import Console
 
+from tools import copies
+from tools.interpreters import find_interpreter, version_of
 from tools.matrix import __main__ as cli
-from tools.matrix import cell as cells
 from tools.matrix.cell import Cell, Run
-from tools.matrix.interpreters import find_interpreter, version_of
 from tools.matrix.report import to_table
 
 # Stands for the environment's interpreter: import, tests and benchmark each have their output.
@@ -38,7 +38,7 @@ def checkout(tmp_path, monkeypatch):
         "build:\n\tmkdir -p .venv/bin\n\tcp python.sh .venv/bin/python\n\tchmod +x .venv/bin/python\n"
         "\techo PYTHON is $(PYTHON), TORCH is $(TORCH)\n"
     )
-    monkeypatch.setattr(cells, "ROOT", root)
+    monkeypatch.setattr(copies, "ROOT", root)
 
     def make(tests="cp tests.txt tests.xml; exit 1"):
         (root / "python.sh").write_text(PYTHON.format(tests=tests))
@@ -57,7 +57,7 @@ def run(tmp_path, **options):
 @pytest.fixture(autouse=True)
 def any_interpreter(request, monkeypatch):
     if "checkout" in request.fixturenames:
-        monkeypatch.setattr(cells, "find_interpreter", lambda version: sys.executable)
+        monkeypatch.setattr(copies, "find_interpreter", lambda version: sys.executable)
 
 
 def test_a_cell(checkout, tmp_path):
@@ -66,8 +66,8 @@ def test_a_cell(checkout, tmp_path):
     assert (cell.passed, cell.failed, cell.skipped) == (3, 2, 2)
     assert (cell.ratios, cell.missed) == ({"identity": 0.25, "saved": 0.5}, {"saved"})
     assert not cell.good and not cell.failure
-    assert f"PYTHON is {sys.executable}, TORCH is 2.13.0" in runs.log.read_text()
-    assert not runs.checkout.exists()
+    assert f"PYTHON is {sys.executable}, TORCH is 2.13.0" in runs.copy.log.read_text()
+    assert not runs.copy.path.exists()
 
 
 def test_without_the_benchmark(checkout, tmp_path):
@@ -78,15 +78,15 @@ def test_without_the_benchmark(checkout, tmp_path):
 def test_a_step_that_fails(checkout, tmp_path):
     checkout(tests="echo no tests here; exit 4")
     cell, runs = run(tmp_path)
-    assert cell.failure == f"tests failed, see {runs.log}"
+    assert cell.failure == f"tests failed, see {runs.copy.log}"
     assert cell.built is not None and cell.tested is None and not cell.good
-    assert "no tests here" in runs.log.read_text()
+    assert "no tests here" in runs.copy.log.read_text()
 
 
 def test_the_copy_can_be_kept(checkout, tmp_path):
     runs = Run(Cell("2.13.0", "3.11"), tmp_path, workers=1)
     runs.run(keep=True)
-    assert (runs.checkout / "tests.xml").exists()
+    assert (runs.copy.path / "tests.xml").exists()
 
 
 def test_no_interpreter(tmp_path):

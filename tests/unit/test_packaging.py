@@ -76,8 +76,10 @@ def wheel(shared_checkout):
 def test_wheel_has_the_extension_and_what_it_was_built_for(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    build = [f"_build/{name}.py" for name in ("__init__", "config", "loader", "on_import")]
-    files = ["__init__.py", *build, "py.typed", f"_C.{ABI}.so", f"_C.{ABI}.json"]
+    build = [f"_build/{path.name}" for path in Path(config.__file__).parent.glob("*.py")]
+    sources = ["_csrc/compat.h", "_csrc/module.cpp"]
+    built = [f"_C.{ABI}{suffix}" for suffix in (".so", ".json", ".headers")]
+    files = ["__init__.py", *build, "py.typed", *sources, *built]
     assert names == {f"torch_ext/{name}" for name in files}
 
 
@@ -90,6 +92,17 @@ def test_wheel_requires_a_supported_torch_and_ninja(wheel):
     assert requirements == [f"torch{high},{low}", "ninja"]
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "BSD-3-Clause"
+
+
+def test_wheel_names_the_releases_of_python_and_its_license(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
+        assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())
+    stated = [name.rpartition(" ")[2] for name in metadata.get_all("Classifier") if "Python :: 3." in name]
+    (major, oldest), (_, newest) = config.MINIMUM_PYTHON, config.NEWEST_PYTHON
+    assert stated == [f"{major}.{minor}" for minor in range(oldest, newest + 1)]
+    assert metadata["Version"] == "1.2.3" and metadata["Description-Content-Type"] == "text/markdown"
 
 
 def test_installed_wheel_needs_neither_sources_nor_compiler(wheel, shared_checkout, tmp_path):
@@ -177,6 +190,13 @@ def test_an_unchanged_folder_is_not_compiled_again(checkout):
     assert checkout.run() == ("48\n", "")
 
 
+def without_torch(checkout, *arguments, trouble="sys.modules['torch'] = None"):
+    """The finished run of setup.py where importing torch is in ``trouble``."""
+    code = f"import runpy, sys; {trouble}; sys.argv = ['setup.py', *{arguments!r}]; runpy.run_path('setup.py')"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=checkout.root, capture_output=True, check=False, text=True)
+
+
 @pytest.mark.parametrize(
     "trouble, says",
     [
@@ -185,11 +205,23 @@ def test_an_unchanged_folder_is_not_compiled_again(checkout):
     ],
 )
 def test_setup_says_what_is_missing(checkout, trouble, says):
-    code = f"import runpy, sys; {trouble}; sys.argv = ['setup.py', '--version']; runpy.run_path('setup.py')"
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=checkout.root, capture_output=True, check=False, text=True)
+    result = without_torch(checkout, "--quiet", "build_ext", "--inplace", trouble=trouble)
     assert result.returncode == 1
-    assert says in result.stderr and "--no-build-isolation" in result.stderr and "Traceback" not in result.stderr
+    assert says in result.stderr and "Traceback" not in result.stderr
+
+
+def test_built_without_torch_it_compiles_where_it_is_imported(checkout, tmp_path):
+    """As pip does with build isolation; and its wheel is for any Python."""
+    result = without_torch(checkout, "--quiet", "bdist_wheel")
+    assert result.returncode == 0, result.stderr
+    (wheel,) = (checkout.root / "dist").glob("*.whl")
+    assert wheel.name == "torch_ext-1.2.3-py3-none-any.whl"
+    python = environment(tmp_path / "environment")
+    pip(python, "install", "--ignore-installed", str(wheel), cwd=tmp_path)
+    output, errors = checkout.run(REPORT, python=python, PYTHONPATH="")
+    assert output.startswith(f"42 {checkout.cache}") and "torch_ext: building for torch" in errors
+    message = checkout.import_error(python=python, PYTHONPATH="", CXX="no-such", TORCH_EXT_CACHE=str(tmp_path / "no"))
+    assert "no C++ compiler was found" in message
 
 
 def test_extension_exports_its_entry_point_only():

@@ -4,17 +4,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from xml.etree import ElementTree
 
-from .interpreters import find_interpreter
-
-ROOT = Path(__file__).resolve().parents[2]
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "__pycache__", "_C.*.so", "_C.*.json")
+from ..copies import Copy, StepFailed
 
 
 @dataclass
@@ -47,10 +41,6 @@ class Cell:
         return not self.failure and not self.failed
 
 
-class StepFailed(Exception):
-    """A command of a step ended with an error."""
-
-
 class Run:
     """Fills a cell, in a copy of the checkout with an environment of its own.
 
@@ -63,20 +53,16 @@ class Run:
 
     def __init__(self, cell, folder, workers, pytest=(), bench=()):
         self.cell = cell
-        self.checkout = Path(folder) / f"torch{cell.torch}-python{cell.python}"
-        self.log = self.checkout.with_suffix(self.checkout.suffix + ".log")
+        self.copy = Copy(folder, cell.torch, cell.python)
         self.workers = workers
         self.pytest = pytest
         self.bench = bench
 
     def run(self, keep=False):
         """Runs all steps, up to the first that fails. Removes the copy unless ``keep`` is set."""
-        interpreter = find_interpreter(self.cell.python)
-        if interpreter is None:
-            self.cell.failure = "no such interpreter"
-            return
         try:
-            self.build(interpreter)
+            self.copy.create()
+            self.build()
             self.test()
             if self.bench is not None:
                 self.measure()
@@ -84,28 +70,21 @@ class Run:
             self.cell.failure = str(failure)
         finally:
             if not keep:
-                shutil.rmtree(self.checkout, ignore_errors=True)
+                self.copy.remove()
 
-    @property
-    def environment_python(self):
-        return str(self.checkout / ".venv" / "bin" / "python")
-
-    def build(self, interpreter):
-        shutil.rmtree(self.checkout, ignore_errors=True)
-        shutil.copytree(ROOT, self.checkout, ignore=NOT_COPIED)
-        self.log.write_text("")
+    def build(self):
         start = time.monotonic()
-        self.command("build", "make", "build", f"PYTHON={interpreter}", f"TORCH={self.cell.torch}", "VENV=.venv")
+        self.copy.make("build", "build")
         self.cell.built = time.monotonic() - start
         code = "import platform, torch; print(torch.__version__, platform.python_version())"
-        self.cell.versions = tuple(self.command("import", self.environment_python, "-c", code).split())
+        self.cell.versions = tuple(self.copy.command("import", self.copy.environment_python, "-c", code).split())
 
     def test(self):
-        report = self.checkout / "tests.xml"
+        report = self.copy.path / "tests.xml"
         start = time.monotonic()
         arguments = ["-q", "-n", str(self.workers), f"--junitxml={report}", *self.pytest]
         # The report says which tests failed; without one, pytest itself failed.
-        self.command("tests", self.environment_python, "-m", "pytest", *arguments, made=report)
+        self.copy.command("tests", self.copy.environment_python, "-m", "pytest", *arguments, made=report)
         self.cell.tested = time.monotonic() - start
         for suite in ElementTree.parse(report).getroot().iter("testsuite"):
             count = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
@@ -114,19 +93,8 @@ class Run:
             self.cell.passed += count["tests"] - count["failures"] - count["errors"] - count["skipped"]
 
     def measure(self):
-        output = self.command("benchmark", self.environment_python, "-m", "tools.bench", "--json", *self.bench)
+        command = [self.copy.environment_python, "-m", "tools.bench", "--json", *self.bench]
+        output = self.copy.command("benchmark", *command)
         rows = json.loads(output)["rows"]
         self.cell.ratios = {row["name"]: row["ratio"] for row in rows}
         self.cell.missed = {row["name"] for row in rows if row["met"] is False}
-
-    def command(self, step, *command, made=None):
-        """Runs a command of ``step`` in the copy and returns its output, which the log gets too.
-
-        It has to succeed, or to have written the file ``made``.
-        """
-        process = subprocess.run(command, cwd=self.checkout, capture_output=True, check=False, text=True)
-        with self.log.open("a") as log:
-            log.write(f"$ {' '.join(command)}\n{process.stdout}{process.stderr}\n")
-        if process.returncode != 0 and not (made is not None and made.exists()):
-            raise StepFailed(f"{step} failed, see {self.log}")
-        return process.stdout

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the extension is compiled from, with which flags, and for which releases.
-
-``setup.py`` runs this file by its path, so it imports nothing from the package.
-"""
+"""What the extension is compiled from, with which flags, and for which releases."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -38,6 +34,10 @@ COMPILE_FLAGS = [
     "-Werror",
 ]
 
+#: The folder of the package in which a wheel has the sources, and the line by which a checkout is known.
+SHIPPED = "_csrc"
+PROJECT_LINE = 'name = "torch_ext"'
+
 INSTALL_COMMAND = "pip install --no-build-isolation --no-deps --force-reinstall ."
 
 
@@ -53,14 +53,29 @@ def system_headers() -> list[str]:
     return [f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))]
 
 
+def compile_command(csrc: Path) -> list[str]:
+    """The flags that a file of ``csrc`` is compiled with."""
+    return [
+        *compile_flags(),
+        "-fPIC",
+        "-DTORCH_API_INCLUDE_EXTENSION_H",
+        "-DTORCH_EXTENSION_NAME=_C",
+        f"-I{csrc}",
+        *system_headers(),
+    ]
+
+
 def torch_requirement() -> str:
     """The requirement on torch as pip reads it."""
     major, minor = SUPPORTED_TORCH[-1].split(".")
     return f"torch>={SUPPORTED_TORCH[0]},<{major}.{int(minor) + 1}"
 
 
-def check_environment() -> None:
-    """Raises ImportError if this system, Python or torch is not supported."""
+def check_environment(torch: str | None = None) -> None:
+    """Raises ImportError if this system, Python or torch is not supported.
+
+    ``torch`` is its version; it is imported to ask for that otherwise.
+    """
     if sys.platform != "linux":
         raise ImportError(f"torch_ext runs on Linux only, and this is {platform.system() or sys.platform}.")
     if not MINIMUM_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
@@ -69,7 +84,7 @@ def check_environment() -> None:
             f"torch_ext supports Python {oldest} to {newest}, and this is {platform.python_version()}. "
             f"Create an environment with a supported one: python{newest} -m venv .venv"
         )
-    check_torch(torch_version())
+    check_torch(torch or torch_version())
 
 
 def torch_version() -> str:
@@ -85,10 +100,15 @@ def torch_version() -> str:
     return str(torch.__version__)
 
 
+def release_of(version: str) -> str | None:
+    """The release that ``version`` of torch belongs to, such as "2.13"; None if it names none."""
+    release = re.match(r"\d+\.\d+", version)
+    return release and release.group()
+
+
 def check_torch(version: str) -> None:
     """Raises ImportError if ``version`` of torch is not supported."""
-    release = re.match(r"\d+\.\d+", version)
-    if release is None or release.group() not in SUPPORTED_TORCH:
+    if release_of(version) not in SUPPORTED_TORCH:
         raise ImportError(
             f"torch_ext supports torch {', '.join(SUPPORTED_TORCH)}, and torch {version} is installed. "
             f"Install a supported one: pip install '{torch_requirement()}'"
@@ -96,11 +116,22 @@ def check_torch(version: str) -> None:
 
 
 def find_csrc() -> Path | None:
-    """The C++ sources beside the package; None if it was installed without them."""
-    checkout = Path(__file__).resolve().parents[2]
-    csrc = checkout / "csrc"
-    # setup.py tells a checkout from a site-packages that happens to have a csrc.
-    return csrc if (checkout / "setup.py").is_file() and csrc.is_dir() else None
+    """The C++ sources: those of the checkout, or those that a wheel has brought; None if there are none."""
+    package = Path(__file__).resolve().parents[1]
+    if has_shipped_sources():
+        return package / SHIPPED
+    checkout = package.parent
+    try:
+        # A csrc beside the package may be anybody's: in site-packages, or in the folder of another project.
+        ours = PROJECT_LINE in (checkout / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return checkout / "csrc" if ours and (checkout / "csrc").is_dir() else None
+
+
+def has_shipped_sources() -> bool:
+    """Whether the package has its sources inside, as installed from a wheel: nobody changes them there."""
+    return (Path(__file__).resolve().parents[1] / SHIPPED).is_dir()
 
 
 def unity_sources(csrc: Path, folder: Path) -> list[str]:
@@ -162,23 +193,3 @@ def path_with_ninja() -> str | None:
     from ninja import BIN_DIR
 
     return os.pathsep.join((path, BIN_DIR))
-
-
-def stamp_path(extension: Path) -> Path:
-    """The file that says what ``extension`` was built for."""
-    return extension.with_suffix(".json")
-
-
-def write_stamp(extension: Path, csrc: Path) -> None:
-    """Writes beside ``extension`` which torch and which sources it was built for."""
-    stamp = {"torch": torch_version(), "sources": source_digest(csrc)}
-    stamp_path(extension).write_text(json.dumps(stamp) + "\n")
-
-
-def read_stamp(extension: Path) -> dict[str, str]:
-    """What :func:`write_stamp` wrote; empty if it wrote nothing."""
-    try:
-        stamp: dict[str, str] = json.loads(stamp_path(extension).read_text())
-    except FileNotFoundError:
-        return {}
-    return stamp

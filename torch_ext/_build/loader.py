@@ -13,10 +13,10 @@ import threading
 from pathlib import Path
 from types import ModuleType
 
-from . import config, on_import
+from . import cache, config, on_import, stamp
 
 _PACKAGE = __package__.partition(".")[0]
-_PACKAGE_FOLDER = Path(__file__).parents[1]
+PACKAGE_FOLDER = Path(__file__).parents[1]
 _NAME = f"{_PACKAGE}._C"
 
 _lock = threading.Lock()
@@ -25,9 +25,9 @@ _lock = threading.Lock()
 def load(verbose: bool = False) -> ModuleType:
     """Loads the extension and returns its module; importing ``torch_ext`` does this by itself.
 
-    Takes the extension that an installation built, if there is one. In a
-    checkout without one, or with one older than ``csrc/``, it is compiled for
-    the installed torch and kept for the next time.
+    Takes the extension that an installation built for the installed torch, if
+    there is one. Without one, or in a checkout whose ``csrc/`` is newer, it is
+    compiled now and kept for the next time.
 
     Args:
         verbose: shows the compiler's whole output on stderr, also if the
@@ -35,17 +35,16 @@ def load(verbose: bool = False) -> ModuleType:
             ``TORCH_EXT_VERBOSE=1`` does the same for an import.
 
     Raises:
-        ImportError: the system, Python or torch is not supported, the extension
-            was built for another torch, or it cannot be compiled. The message
-            says what was found, what is needed and what to run.
+        ImportError: the system, Python or torch is not supported, or there is
+            no extension for it and none can be compiled. The message says what
+            was found, what is needed and what to run.
     """
     with _lock:
         module = sys.modules.get(_NAME)
         if module is None:
             _check_interpreter()
             config.check_environment()
-            path = _find(verbose or os.environ.get("TORCH_EXT_VERBOSE") == "1")
-            module = _load_from(path)
+            module = _load(stamp.installed_torch(), verbose or os.environ.get("TORCH_EXT_VERBOSE") == "1")
         elif verbose:
             _show_log(Path(inspect.getfile(module)))
         return module
@@ -59,45 +58,75 @@ def _check_interpreter() -> None:
         raise ImportError("torch_ext, like torch, works in the main interpreter only, and this is another one.")
 
 
-def _find(verbose: bool) -> Path:
-    """The extension to load: the one built ahead of time, or one compiled now."""
+def _load(torch: stamp.Torch, verbose: bool) -> ModuleType:
+    """Loads the extension built ahead of time, or if that can't be had, one compiled on import."""
+    extension, unfit = built_ahead(torch)
     csrc = config.find_csrc()
-    extension = _built_ahead()
     if extension is not None:
-        _check_target(extension)
-        if csrc is None or config.read_stamp(extension).get("sources") == config.source_digest(csrc):
-            return extension
+        try:
+            return load_from(extension)
+        except ImportError as error:
+            unfit = f"{extension} cannot be loaded: {error}."
+            if csrc is None:
+                raise ImportError(f"{unfit} {_again()}") from error
     if csrc is None:
-        raise ImportError(_nothing_built())
-    return on_import.build(csrc, verbose)
-
-
-def _built_ahead() -> Path | None:
-    extension = _PACKAGE_FOLDER / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    return extension if extension.exists() else None
-
-
-def _check_target(extension: Path) -> None:
-    """Raises ImportError if loading ``extension`` into this torch could crash."""
-    built_for = config.read_stamp(extension).get("torch", "of an unknown version")
-    installed = config.torch_version()
-    if built_for != installed:
+        raise ImportError(f"{unfit or _nothing_built()} {_again()}")
+    try:
+        path = on_import.build(csrc, torch, verbose)
+    except ImportError as error:
+        if unfit is None:
+            raise
+        raise ImportError(f"{unfit} {error}") from error
+    try:
+        return load_from(path)
+    except ImportError as error:
         raise ImportError(
-            f"torch_ext was built for torch {built_for}, and torch {installed} is installed ({extension}). "
-            f"Build it again, in a checkout of torch_ext: {config.INSTALL_COMMAND}"
-        )
+            f"torch_ext was compiled, and its extension cannot be loaded: {error}. Another C++ library may be in use "
+            f"than the compiler's: set CXX to a compiler of this environment. Remove {path} then."
+        ) from error
+
+
+def built_ahead(torch: stamp.Torch) -> tuple[Path | None, str | None]:
+    """The extension that an installation built and that fits ``torch``; or None, and why the nearest doesn't fit.
+
+    A checkout's extension that is older than its sources is none.
+    """
+    csrc = None if config.has_shipped_sources() else config.find_csrc()
+    sources = csrc and config.source_digest(csrc)
+    unfit = None
+    for extension in candidates(torch):
+        reason = stamp.misfit(extension, torch)
+        if reason is not None:
+            unfit = unfit or reason
+        elif sources in (None, stamp.read_stamp(extension).get("sources")):
+            return extension, None
+    return None, unfit
+
+
+def candidates(torch: stamp.Torch) -> list[Path]:
+    """The extensions beside the package for this Python, and first those for the release of ``torch``."""
+    release = config.release_of(torch.version)
+
+    def other(extension: Path) -> tuple[bool, str]:
+        built_for = str(stamp.read_stamp(extension).get("torch"))
+        return config.release_of(built_for) != release, extension.name
+
+    return sorted(PACKAGE_FOLDER.glob(f"_C*{sysconfig.get_config_var('EXT_SUFFIX')}"), key=other)
 
 
 def _nothing_built() -> str:
-    others = sorted(path.name for path in _PACKAGE_FOLDER.glob("_C.*.so"))
+    others = sorted(path.name for path in PACKAGE_FOLDER.glob("_C.*.so"))
     return (
-        f"torch_ext has no extension for this Python ({sysconfig.get_config_var('SOABI')}) in {_PACKAGE_FOLDER}, "
-        f"where there is {', '.join(others) or 'none at all'}, and no sources to build one from. "
-        f"Install it with this Python, in a checkout of torch_ext: {config.INSTALL_COMMAND}"
+        f"torch_ext has no extension for this Python ({sysconfig.get_config_var('SOABI')}) in {PACKAGE_FOLDER}, "
+        f"where there is {', '.join(others) or 'none at all'}, and no sources to build one from."
     )
 
 
-def _load_from(path: Path) -> ModuleType:
+def _again() -> str:
+    return f"Install it again with this Python and torch, in a checkout of torch_ext: {config.INSTALL_COMMAND}"
+
+
+def load_from(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(_NAME, path)
     assert spec is not None  # .so is a suffix that Python knows
     assert spec.loader is not None
@@ -109,6 +138,6 @@ def _load_from(path: Path) -> ModuleType:
 
 
 def _show_log(extension: Path) -> None:
-    log = on_import.log_of(extension)
+    log = cache.log_of(extension)
     said = log.read_text(errors="replace") if log.exists() else ""
     sys.stderr.write(f"{said}torch_ext: loaded from {extension}\n")

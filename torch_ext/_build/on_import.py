@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Compiles the extension on first import and keeps the result.
 
-For each build the cache folder holds ``NAME.so``, the compiler's output in
-``NAME.log``, ``NAME.lock``, and while it is being built ``NAME.build-*/``. NAME
-says for which torch, Python ABI, sources, flags and compiler the build is. All
-of it belongs to the user: what another could have changed is not loaded.
+For each build the cache folder holds ``NAME.so`` with its stamp (``NAME.json``,
+``NAME.headers``), the compiler's output in ``NAME.log``, ``NAME.lock``, and while
+it is being built ``NAME.build-*/``. NAME says for which torch, Python ABI,
+sources, flags and compiler the build is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import os
 import platform
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import sysconfig
@@ -25,9 +24,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from . import config
+from . import cache, config, stamp
+from .compiler import Compiler, find_compiler, no_compiler
 
 # torch's load() counts the builds of a process and renames the module after the
 # first, so a failed build could not be repeated: each build gets a process of its own.
@@ -40,142 +39,112 @@ load(**arguments)
 """
 
 
-class Compiler(NamedTuple):
-    path: str
-    version: str
-
-
-def cache_folder() -> Path:
-    """Where builds are kept: see TORCH_EXT_CACHE and TORCH_EXTENSIONS_DIR."""
-    if os.environ.get("TORCH_EXT_CACHE"):
-        return Path(os.environ["TORCH_EXT_CACHE"]).absolute()
-    if os.environ.get("TORCH_EXTENSIONS_DIR"):
-        return Path(os.environ["TORCH_EXTENSIONS_DIR"]).absolute() / "torch_ext"
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute() / "torch_ext"
-
-
-def log_of(extension: Path) -> Path:
-    """The compiler's output for a build in the cache."""
-    return extension.with_suffix(".log")
-
-
-def build(csrc: Path, verbose: bool) -> Path:
-    """Returns the extension built from ``csrc`` for the running torch and Python.
+def build(csrc: Path, torch: stamp.Torch, verbose: bool) -> Path:
+    """Returns the extension built from ``csrc`` for ``torch`` and the running Python.
 
     Compiles it if the cache has none. With ``verbose`` the compiler's output
     goes to stderr as it comes. Raises ImportError if that cannot be done.
     """
-    # Links are followed once, so that what is checked is what is loaded.
-    cache = cache_folder().resolve()
-    abi = sysconfig.get_config_var("SOABI")
-    name = f"torch{config.torch_version()}-{abi}-{config.source_digest(csrc)[:16]}"
     compiler = find_compiler()
+    extension = find(csrc, torch, compiler)
+    if extension is not None:
+        return extension
     if compiler is None:
-        # Only compiling needs one. An extension that any compiler built will do.
-        for extension in sorted(cache.glob(f"{glob.escape(name)}-*.so")):
-            return _trusted(extension)
-        raise ImportError(_no_compiler())
-    extension = cache / f"{name}-{hashlib.sha256(repr(compiler).encode()).hexdigest()[:8]}.so"
-    if not extension.exists():
-        try:
-            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_ours(cache)
-            with _one_at_a_time(extension):
-                if not extension.exists():
-                    _compile(csrc, extension, compiler, verbose)
-        except OSError as error:
-            raise ImportError(
-                f"torch_ext cannot build in {cache}: {error}. "
-                "Set the environment variable TORCH_EXT_CACHE to a folder that can be written to."
-            ) from error
-    return _trusted(extension)
+        raise ImportError(no_compiler())
+    return compile_now(csrc, torch, compiler, verbose)
 
 
-def _trusted(extension: Path) -> Path:
-    """Returns ``extension``. Raises ImportError if another user could have put something else there."""
-    _check_ours(extension.parent)
-    _check_ours(extension)
-    return extension
+def find(csrc: Path, torch: stamp.Torch, compiler: Compiler | None) -> Path | None:
+    """The build in the cache that fits, if there is one.
+
+    Only compiling needs a compiler: without one, an extension that any compiler built will do.
+    """
+    # Links are followed once, so that what is checked is what is loaded.
+    folder = cache.cache_folder().resolve()
+    abi = sysconfig.get_config_var("SOABI")
+    for extension in sorted(folder.glob(f"*-{abi}-{config.source_digest(csrc)[:16]}-*.so")):
+        cache.trusted(extension)
+        fits = compiler is None or stamp.read_stamp(extension).get("compiler") == compiler._asdict()
+        if fits and stamp.misfit(extension, torch) is None:
+            return extension
+    return None
 
 
-def _check_ours(path: Path) -> None:
-    found = path.stat()
-    if found.st_uid != os.geteuid():
-        reason = f"belongs to user {found.st_uid}, and this is user {os.geteuid()}"
-    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        reason = f"can be written by others (mode {stat.S_IMODE(found.st_mode):04o}; chmod go-w takes that back)"
-    else:
-        return
-    raise ImportError(
-        f"torch_ext loads only what nobody else can change, and {path} {reason}. "
-        "Remove it, or set the environment variable TORCH_EXT_CACHE to a folder of your own."
-    )
+def compile_now(csrc: Path, torch: stamp.Torch, compiler: Compiler, verbose: bool, again: bool = False) -> Path:
+    """Compiles into the cache, unless another process just did, or with ``again`` also then. Returns the extension.
 
-
-def find_compiler() -> Compiler | None:
-    """The compiler that torch will use; None if there is none."""
-    path = shutil.which(os.environ.get("CXX", "c++"))
-    if path is None:
-        return None
-    path = os.path.abspath(path)
+    Raises ImportError if that cannot be done.
+    """
+    folder = cache.cache_folder().resolve()
+    extension = folder / f"{name_of(csrc, torch, compiler)}.so"
+    begun = time.time_ns()
     try:
-        output = subprocess.run([path, "--version"], capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise ImportError(f"torch_ext has to be compiled, and the C++ compiler does not run: {error}") from error
-    return Compiler(path, output.decode(errors="replace"))
+        cache.make(folder)
+        with _one_at_a_time(extension):
+            there = extension.exists() and (not again or extension.stat().st_mtime_ns > begun)
+            if not there or stamp.misfit(extension, torch) is not None:
+                _compile(csrc, extension, torch, compiler, verbose)
+    except OSError as error:
+        raise ImportError(
+            f"torch_ext cannot build in {folder}: {error}. "
+            "Set the environment variable TORCH_EXT_CACHE to a folder that can be written to."
+        ) from error
+    return cache.trusted(extension)
 
 
-def _no_compiler() -> str:
-    sought = f"CXX={os.environ['CXX']}" if "CXX" in os.environ else "c++"
-    return (
-        f"torch_ext has to be compiled, and no C++ compiler was found: {sought} is not on PATH. "
-        "It needs g++ or clang++ with C++20. Install one (apt-get install g++), or set CXX to yours, "
-        "and import torch_ext again."
-    )
+def name_of(csrc: Path, torch: stamp.Torch, compiler: Compiler) -> str:
+    """What a build in the cache is called: torch, Python, sources with flags, and the rest of what it depends on."""
+    rest = hashlib.sha256(f"{compiler!r}{torch.identity()}".encode()).hexdigest()[:8]
+    abi = sysconfig.get_config_var("SOABI")
+    return f"torch{torch.version}-{abi}-{config.source_digest(csrc)[:16]}-{rest}"
 
 
 @contextlib.contextmanager
 def _one_at_a_time(extension: Path) -> Iterator[None]:
-    """Holds the build's lock, which the system releases if the process dies."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(extension.with_suffix(".lock"), mode=0o600)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _say("torch_ext: another process is building it; waiting\n")
-        lock.acquire()
-    try:
+    """Holds the build's lock, and says so if it has to wait for it."""
+    with cache.locked(extension, wait=False) as at_once:
+        if at_once:
+            yield
+            return
+    _say("torch_ext: another process is building it; waiting\n")
+    with cache.locked(extension):
         yield
-    finally:
-        lock.release()
 
 
-def _compile(csrc: Path, extension: Path, compiler: Compiler, verbose: bool) -> None:
+def _compile(csrc: Path, extension: Path, torch: stamp.Torch, compiler: Compiler, verbose: bool) -> None:
     """Compiles ``extension``, which appears when it is complete. The caller holds its lock."""
     path = config.path_with_ninja()
     if path is None:
         raise ImportError("torch_ext has to be compiled, and ninja was not found. Install it: pip install ninja")
     _remove_killed_builds(extension)
     folder = Path(tempfile.mkdtemp(prefix=f"{extension.stem}.build-", dir=extension.parent))
-    _say(
-        f"torch_ext: building for torch {config.torch_version()}, Python {platform.python_version()} ... "
-        + ("\n" if verbose else "")
-    )
+    _say(f"torch_ext: building for torch {torch.version}, Python {platform.python_version()} ... " + "\n" * verbose)
     start = time.monotonic()
     succeeded = False
     try:
-        compiled = _run_compiler(csrc, folder, compiler, path, log_of(extension), verbose)
-        if compiled:
-            config.check_cpp_library(folder / "_C.so")
+        succeeded = _run_compiler(csrc, folder, compiler, path, cache.log_of(extension), verbose)
+        if succeeded:
+            succeeded = False
+            _check_and_keep(csrc, folder / "_C.so", extension, torch, compiler)
             succeeded = True
-            os.chmod(folder / "_C.so", 0o600)
-            os.replace(folder / "_C.so", extension)
     finally:
         _say(f"{'done' if succeeded else 'failed'} after {time.monotonic() - start:.0f} s\n")
         shutil.rmtree(folder, ignore_errors=True)
     if not succeeded:
-        raise ImportError(_compile_error(compiler, log_of(extension)))
+        raise ImportError(_compile_error(torch, compiler, cache.log_of(extension)))
+
+
+def _check_and_keep(csrc: Path, made: Path, extension: Path, torch: stamp.Torch, compiler: Compiler) -> None:
+    """Moves what was compiled to its place. Raises ImportError if it could not be loaded."""
+    config.check_cpp_library(made)
+    stamp.write_stamp(made, csrc, torch, compiler)
+    wrong = stamp.misfit(made, torch)
+    if wrong is not None:
+        raise ImportError(f"{wrong} Set CXX to a compiler, and TORCH_EXT_CFLAGS to flags, that do as torch's did.")
+    # The extension last: what says for what it was built is there when it appears.
+    for place in (stamp.headers_path, stamp.stamp_path, Path):
+        os.chmod(place(made), 0o600)
+        os.replace(place(made), place(extension))
 
 
 def _remove_killed_builds(extension: Path) -> None:
@@ -208,7 +177,7 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,  # not the user's, whose files could hide those of the standard library
-            env={**os.environ, "CXX": compiler.path, "PATH": path, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "CXX": compiler.command, "PATH": path, "LC_ALL": "C.UTF-8"},
             umask=0o077,
         ) as process:
             assert process.stdin is not None  # pipes
@@ -226,10 +195,10 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, mode=0o600)
 
 
-def _compile_error(compiler: Compiler, log: Path) -> str:
+def _compile_error(torch: stamp.Torch, compiler: Compiler, log: Path) -> str:
     return (
-        f"torch_ext could not be compiled for torch {config.torch_version()} "
-        f"with {compiler.path} ({compiler.version.splitlines()[0]}):\n\n"
+        f"torch_ext could not be compiled for torch {torch.version} "
+        f"with {compiler.command} ({compiler.title}):\n\n"
         f"{first_errors(log.read_text(errors='replace'))}\n\n"
         f"The whole output is in {log}."
     )
