@@ -27,13 +27,13 @@ class Environment:
         (self.packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
         self.folder = folder
 
-    def run(self, *command, torch_ext=None, path=""):
+    def run(self, *command, torch_ext=None, path="", cwd=None):
         """The finished process: its status, stdout and stderr."""
         own = {name: text for name, text in os.environ.items() if not name.startswith(("TORCH_EXT", "PYTHON"))}
         asked = {} if torch_ext is None else {"TORCH_EXT": torch_ext}
         done = subprocess.run(
             [self.python, *command],
-            cwd=self.folder,
+            cwd=cwd or self.folder,
             env={**own, **asked, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
@@ -219,6 +219,18 @@ def test_an_isolated_python_needs_it_for_run(environment):
         assert environment.run("-I", "-m", "torch_ext", "run", "-c", code) == (0, "True 1\n", "")
     finally:
         environment.pth.unlink()
+
+
+def test_run_from_a_checkout_takes_the_checkout_along(environment, tmp_path):
+    path = environment.torch_ext
+    path.rename(path.with_suffix(".aside"))
+    (tmp_path / "program.py").write_text("import torch, torch_ext; print(torch_ext.is_installed(), torch_ext.__file__)")
+    try:
+        # The command finds torch_ext in the current folder, and the program looks in its own.
+        done = environment.run("-m", "torch_ext", "run", tmp_path / "program.py", cwd=ROOT)
+    finally:
+        path.with_suffix(".aside").rename(path)
+    assert done == (0, f"True {ROOT / 'torch_ext' / '__init__.py'}\n", "")
 
 
 def test_the_loader_of_torch_is_its_own(enabled):

@@ -14,9 +14,11 @@ User = Annotated[bool, typer.Option("--user", help="In your own packages, and no
 def enable(user: User = False) -> None:
     """Let any program of this environment run on torch_ext if TORCH_EXT=1 is set.
 
-    Writes one file, torch_ext.pth, beside the environment's packages. Without the variable nothing changes. With it
-    torch_ext is put in place as soon as a program has imported torch, and in no program that doesn't. If torch_ext
-    can't be used then, the program goes on without it, and says so; with TORCH_EXT=strict the import fails.
+    Writes one file, torch_ext.pth, beside the environment's packages.
+    Without the variable nothing changes. With it torch_ext is put in place
+    as soon as a program has imported torch, and in no program that doesn't.
+    If torch_ext can't be used then, the program goes on without it, and
+    says so; with TORCH_EXT=strict the import fails.
 
     Examples:
         torch-ext enable

@@ -55,15 +55,16 @@ def run(
     anomaly: Annotated[
         Anomaly | None,
         typer.Option(
-            help="Nodes note where they were made, and NaN is an error: in backward (nan, what --anomaly alone means), "
-            "in forward too, or at the end of backward (deferred). With notes nothing is checked."
+            metavar="[=WAY]",
+            help="Nodes note where they were made, and NaN in backward is an error. Ways: nan, which is what --anomaly "
+            "alone means; forward: in forward too; deferred: looked for at the end of backward; notes: no error.",
         ),
     ] = None,
     strict: Annotated[
         Strict | None,
         typer.Option(
-            help="Warn of mistakes in custom Functions. With =error the exit status is 1 if there is one; --strict "
-            "alone means warn."
+            metavar="[=error]",
+            help="Warn of mistakes in custom Functions. With =error the exit status is 1 if there is one.",
         ),
     ] = None,
     compare: Annotated[

@@ -50,6 +50,8 @@ def launch(program: Sequence[str], options: Options, children: bool = True) -> N
 
 def _options_of_python() -> list[str]:
     """Those that this Python was started with: -O, -W, -X and the like."""
+    if sys.orig_argv[len(sys.orig_argv) - len(sys.argv) + 1 :] != sys.argv[1:]:
+        return []  # somebody has called main() with arguments of his own
     *options, own = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
     if getattr(sys.modules["__main__"], "__spec__", None) is None:
         return options
