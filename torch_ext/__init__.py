@@ -3,6 +3,8 @@
 
 ``torch_ext.install()`` makes every custom Function of the process run on it;
 ``torch_ext.Function`` is the base class for a Function that should do so alone.
+
+PYTEST_DONT_REWRITE: there is a plugin of pytest in this distribution, and pytest would rewrite all of it, or warn.
 """
 
 import importlib

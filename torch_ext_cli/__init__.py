@@ -6,8 +6,11 @@ Importing it imports neither torch nor torch_ext, so that it answers at once, an
 =================  ==============================================================
 ``app``            the command line; ``commands/`` has a file for each command
 ``running``        what ``torch-ext run`` does
+``pytest_plugin``  ``pytest --torch-ext``; ``testing/`` has what it does
 ``startup``        how torch_ext gets into programs that don't know of it
 =================  ==============================================================
+
+PYTEST_DONT_REWRITE: as in torch_ext.
 """
 
 import sys

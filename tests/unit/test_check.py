@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """torch-ext check: what is asked of a Function on both sides, where its calls come from, and what is printed."""
 
+import gc
 import json
 import os
 import re
@@ -150,6 +151,12 @@ ALIKE = {
 }
 OWN_APPLY = ALIKE["an apply of its own"][0]
 OWN_APPLY.apply = classmethod(lambda cls, x: super(OWN_APPLY, cls).apply(x))
+
+
+@pytest.fixture(autouse=True)
+def only_new_objects():
+    """What the tests before have loaded, compilers among it, isn't looked at for leaks again and again."""
+    gc.freeze()
 
 
 @pytest.mark.parametrize("kind", ALIKE)

@@ -65,6 +65,8 @@ def own_plugins(tmp_path_factory):
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_ext\nVersion: 0\n")
     (about / "entry_points.txt").write_text(f"[pytest11]\n{entry[1].replace(chr(34), '')}\n")
+    packages = [f"{name}/__init__.py,,\n" for name in ("torch_ext", "torch_ext_cli")]
+    (about / "RECORD").write_text("".join(packages))
     return folder
 
 
@@ -494,6 +496,14 @@ def test_nothing_is_loaded(pytester, own_plugins, options):
     result = run_python(pytester, own_plugins, "-m", "pytest", "-s", "-q", "-p", "no:randomly", *options)
     assert result.returncode == 0, result.stdout
     assert json.loads(result.stdout[: result.stdout.index("]") + 1]) == ["torch_ext_cli", "torch_ext_cli.pytest_plugin"]
+
+
+def test_pytest_does_not_warn_of_what_is_imported_already(pytester, own_plugins):
+    pytester.makepyfile("def test_it(): pass")
+    program = "import torch_ext, torch_ext_cli, pytest; pytest.main(['-p', 'no:asyncio'])"
+    result = run_python(pytester, own_plugins, "-c", program)
+    assert "1 passed in" in result.stdout
+    assert "rewritten" not in result.stdout
 
 
 def test_plugin_can_be_left_out(suite):

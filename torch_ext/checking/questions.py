@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is asked of a Function on each side. A question returns what it has seen, or raises."""
 
+import contextlib
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,24 +171,35 @@ def leaks(tried: Tried) -> Record:
         gradients_of(results, leaves)
 
     once()  # what is kept from the first call on is no leak
-    gc.collect()
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with _only_new_objects():
         before = _alive()
         for _ in range(_CALLS):
             once()
         at_once = _alive() - before
         gc.collect()
         at_last = _alive() - before
-    finally:
-        if was_enabled:
-            gc.enable()
     if at_last >= _CALLS:
         raise NoError(f"{at_last // _CALLS} tensors and nodes of each call stay")
     if at_once >= _CALLS:
         raise NoError(f"{at_once // _CALLS} tensors and nodes of each call stay until the garbage collector runs")
     return {}
+
+
+@contextlib.contextmanager
+def _only_new_objects() -> Iterator[None]:
+    """A context in which the garbage collector runs if it is called only, and knows none of the many older objects."""
+    was_enabled, is_free = gc.isenabled(), gc.get_freeze_count() == 0
+    gc.collect()
+    gc.disable()
+    if is_free:  # otherwise the program has frozen some, and could not get these back alone
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if is_free:
+            gc.unfreeze()
+        if was_enabled:
+            gc.enable()
 
 
 def _alive() -> int:
