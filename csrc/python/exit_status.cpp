@@ -5,7 +5,7 @@
 
 #include <unistd.h>
 
-#include <cstdint>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 
@@ -13,10 +13,12 @@ namespace torch_ext {
 
 namespace {
 
-void end_process(int status, void* wanted) {
+std::atomic<int> wanted_status = 0;
+
+void end_process(int status, void* /*arg*/) {
   if (status == 0) {
     std::fflush(nullptr);
-    _exit(static_cast<int>(reinterpret_cast<std::intptr_t>(wanted)));
+    _exit(wanted_status);
   }
 }
 
@@ -28,9 +30,8 @@ PyObject* py_fail_at_exit(PyObject*, PyObject* status) {
     if (wanted == -1 && PyErr_Occurred() != nullptr) {
       throw_python_error();
     }
-    on_exit(
-        end_process,
-        reinterpret_cast<void*>(static_cast<std::intptr_t>(wanted)));
+    wanted_status = static_cast<int>(wanted);
+    on_exit(end_process, nullptr);
     return Ref::share(Py_None);
   });
 }

@@ -227,6 +227,13 @@ def test_children_run_on_it_too_unless_told_otherwise(programs, options, install
     ]
 
 
+def test_run_may_be_run_by_run(programs):
+    code = "import os, torch_ext; print(torch_ext.is_installed(), os.environ['PYTHONPATH'], 'TORCH_EXT' in os.environ)"
+    inner = ("-m", "torch_ext", "run", "--no-children", "-c", code)
+    done = run("-m", "torch_ext", "run", *inner, cwd=programs)
+    assert done == (0, f"True {ROOT} False\n", "")
+
+
 RANKS = """
 import os
 import torch_ext

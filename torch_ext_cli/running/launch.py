@@ -42,7 +42,8 @@ def launch(program: Sequence[str], options: Options, children: bool = True) -> N
         )
     if not sys.flags.ignore_environment:
         before = os.environ.get("PYTHONPATH")
-        environment["PYTHONPATH"] = startup.folder() if before is None else f"{startup.folder()}{os.pathsep}{before}"
+        if before is None or before.partition(os.pathsep)[0] != startup.folder():  # the program may be run by run
+            environment["PYTHONPATH"] = os.pathsep.join([startup.folder(), *([] if before is None else [before])])
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *_options_of_python(), *program], environment)

@@ -103,8 +103,6 @@ class _Watching:
             import torch_ext
 
             torch_ext._C.fail_at_exit(1)
-        if sys.stderr is not None:
-            sys.stderr.flush()
         if getattr(sys, "last_type", None) is KeyboardInterrupt:
             # Python ends by the signal if the last text that was executed was interrupted, and we have executed some.
             with contextlib.suppress(KeyboardInterrupt):
@@ -116,11 +114,12 @@ class _Watching:
         report = None if self._record is None else self._record.report
         if report is None or (self._options.is_child and not report.functions):
             return False
-        if self._options.report and sys.stderr is not None:
+        if self._options.report:
             from torch_ext.profile import table
 
-            sys.stderr.write("\n")
-            table.print_to(sys.stderr, report)
+            with _readers_may_be_gone():
+                sys.stderr.write("\n")
+                table.print_to(sys.stderr, report)
         for name, write in (
             (self._options.html, report.to_html),
             (self._options.json, lambda path: path.write_text(report.to_json() + "\n")),
@@ -145,7 +144,7 @@ class _Watching:
         return bool(findings) and self._options.strict == "error"
 
     def _say_differences(self) -> bool:
-        if self._comparison is None:
+        if self._comparison is None or (self._options.is_child and not self._comparison.differences):
             return False
         _say(f"--compare with stock torch{self._of_child()}:\n{self._comparison.report().rstrip()}")
         return bool(self._comparison.differences)
@@ -161,5 +160,11 @@ class _Watching:
 
 
 def _say(text: str) -> None:
-    if sys.stderr is not None:
+    with _readers_may_be_gone():
         sys.stderr.write(f"torch-ext run: {text}\n")
+        sys.stderr.flush()
+
+
+def _readers_may_be_gone() -> contextlib.suppress:
+    """For writing to stderr, which may be closed at either end, or be None."""
+    return contextlib.suppress(AttributeError, OSError, ValueError)
