@@ -90,10 +90,11 @@ def torch(facts: Facts) -> Iterator[Finding]:
         return
     failed = facts["extension"].get("failed", {})
     if failed.get("step") in ("torch", "gpu"):
+        fails = "import torch fails" if failed["step"] == "torch" else "torch fails as it looks for GPUs"
         yield Finding(
             "torch-broken",
             True,
-            f"import torch fails, without torch_ext: {failed['error']}",
+            f"{fails}, without torch_ext: {failed['error']}",
             f"Install it again: pip install --force-reinstall '{requirement}'",
         )
     if config is not None and "version" in found:
