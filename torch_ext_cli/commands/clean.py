@@ -15,8 +15,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 def clean(everything: All = False, dry_run: DryRun = False) -> None:
     """Remove what importing torch_ext has compiled and no longer needs.
 
-    That is all in the cache folder that was compiled from other sources, or with other flags, than this torch_ext would
-    use, and what builds that were killed have left. What is being compiled now is never removed.
+    That is all in the cache folder that was compiled from other sources, or
+    with other flags, than this torch_ext would use, and what builds that were
+    killed have left. What is being compiled now is never removed.
 
     Examples:
         torch-ext clean --dry-run
