@@ -363,6 +363,7 @@ def test_what_is_not_needed_is_not_wrong(installation):
     installation.checkout.cache.write_text("a file where the folder should be")
     status, found, _ = installation.doctor()
     assert status == 0 and found.keys() == {"compiler", "cache"}
+    assert found["compiler"]["what"].startswith("Not needed now: no C++ compiler was found: CXX=no-such-compiler")
 
 
 def test_the_remedy_is_one(installation):

@@ -47,5 +47,6 @@ def _clean(cache: Any, entry: Any, dry_run: bool) -> int:
     if not dry_run and not cache.remove(entry):
         typer.echo(f"Kept, since it is being compiled: {entry.name}")
         return 0
-    typer.echo(f"{'Would remove' if dry_run else 'Removed'}: {entry.name}, {entry.size:,} bytes")
+    if entry.name.startswith("torch"):  # a build, and not what is remembered of headers
+        typer.echo(f"{'Would remove' if dry_run else 'Removed'}: {entry.name}, {entry.size:,} bytes")
     return int(entry.size)

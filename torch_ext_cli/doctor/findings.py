@@ -148,6 +148,8 @@ def compiling(facts: Facts) -> Iterator[Finding]:
     if found["error"]:
         what, _, remedy = found["error"].partition(". ")
         remedy = remedy or "Set CXX to a compiler that runs: g++ or clang++ with C++20."
+        if not needed:
+            what = f"Not needed now: {what.removeprefix('torch_ext has to be compiled, and ')}"
         yield Finding("compiler", needed, f"{what}.", remedy)
     if not found["ninja"]:
         yield Finding("ninja", needed, "Compiling needs ninja, which was not found.", "Install it: pip install ninja")
