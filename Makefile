@@ -14,7 +14,7 @@ TORCHED := $(VENV)/.torch-$(TORCH)
 BUILT   := $(VENV)/.built
 LINTERS := $(VENV)/.linters
 # A folder changes when a file of it is removed.
-SOURCES := torch_ext/_build/config.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -type d)
+SOURCES := $(addprefix torch_ext/_build/,compiler.py config.py stamp.py) $(shell find csrc -name '*.cpp' -o -name '*.h' -o -type d)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Checks that the version can be released: python -m tools.release [TAG]
 
-The version is stated once, in torch_ext/__init__.py. It has to be a semantic one, CHANGELOG.md has to have a part for it
-with a day, and the tag, if one is named, has to be v and the version.
+The version is stated once, in torch_ext/__init__.py. It has to be a semantic one, and the newest part of CHANGELOG.md
+has to be about it. With a tag, that has to be v and the version, and the part has to name the day.
 """
 
 import ast

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import sysconfig
 from pathlib import Path
 
 import expecttest
@@ -100,6 +101,12 @@ def test_first_errors_are_few():
 
 def test_end_of_the_output_where_nothing_is_called_an_error():
     assert on_import.first_errors("one\ntwo\nKilled", limit=2) == "two\nKilled"
+
+
+def test_system_headers_are_those_that_torch_names():
+    from torch.utils.cpp_extension import include_paths
+
+    assert config.system_headers() == [f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))]
 
 
 # Unity files

@@ -18,6 +18,7 @@ import torch
 from conftest import REPOSITORY, Checkout
 from rich.console import Console
 
+from torch_ext._build.compiler import no_compiler
 from torch_ext_cli.doctor.findings import findings
 from torch_ext_cli.doctor.report import show
 
@@ -68,7 +69,7 @@ FACTS = {
         "command": None,
         "title": None,
         "ninja": True,
-        "error": "torch_ext has to be compiled, and no C++ compiler was found: c++ is not on PATH. It needs g++ or clang++ with C++20. Install one (apt-get install g++, or conda install gxx), or set CXX to yours, and import torch_ext again.",
+        "error": no_compiler(),
     },
     "cache": {"folder": "/home/me/.cache/torch_ext", "error": None, "writable": True, "builds": [], "unfinished": []},
     "enable": {"file": None, "says": None},
@@ -84,7 +85,8 @@ FACTS = {
             {
                 "path": f"{SITE}/torch_ext/_C.cpython-312-x86_64-linux-gnu.so",
                 "torch": "2.13.0+cu130",
-                "misfit": f"torch_ext was built for torch 2.13.0+cu130, and torch 2.14.1+cu130 is installed ({SITE}/torch_ext/_C.cpython-312-x86_64-linux-gnu.so).",
+                "misfit": "torch_ext was built for torch 2.13.0+cu130, and torch 2.14.1+cu130 is installed "
+                f"({SITE}/torch_ext/_C.cpython-312-x86_64-linux-gnu.so).",
             }
         ],
     },
@@ -361,6 +363,7 @@ def test_what_is_not_needed_is_not_wrong(installation):
     installation.checkout.cache.write_text("a file where the folder should be")
     status, found, _ = installation.doctor()
     assert status == 0 and found.keys() == {"compiler", "cache"}
+    assert found["compiler"]["what"].startswith("Not needed now: no C++ compiler was found: CXX=no-such-compiler")
 
 
 def test_the_remedy_is_one(installation):
@@ -380,7 +383,7 @@ def test_the_report(installation):
     assert max(map(len, lines)) <= 80
     text = " ".join(done.stdout.split())
     assert "extension none that fits" in text and f"torch {torch.__version__}" in text and "compiler none" in text
-    assert "1. Wrong: torch_ext was built for torch 2.12.1+cpu, and torch" in text
+    assert "2. Wrong: torch_ext was built for torch 2.12.1+cpu, and torch" in text
     assert "Compile it now, or let the next import do it: torch-ext build" in text
     assert "Nothing is wrong" not in text
     good = installation.environment.pop("CXX") and installation.run("build")

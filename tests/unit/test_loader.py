@@ -26,8 +26,9 @@ def test_first_import_compiles_and_says_so_in_one_line(checkout):
 
 
 def test_second_import_only_loads(checkout):
-    checkout.run()
-    output, errors = checkout.run(f"{IMPORT}; import sys; print('torch.utils.cpp_extension' in sys.modules)")
+    code = f"{IMPORT}; import sys; print('torch.utils.cpp_extension' in sys.modules)"
+    assert checkout.run(code)[0] == "42\nFalse\n"
+    output, errors = checkout.run(code)
     assert (output, errors) == ("42\nFalse\n", "")
     assert checkout.compilations() == 1
 

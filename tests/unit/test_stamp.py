@@ -125,6 +125,11 @@ def the_same_version_of_other_sources(case):
     case.header("ATen/Tensor.h", "class Tensor { int more; };")
 
 
+def compiled_again_from_the_same_revision(case):
+    case.installs("2.13.0+cpu", git="a1b2")
+    case.header("ATen/Tensor.h", "class Tensor { int less; };")
+
+
 def a_header_is_gone(case):
     case.installs("2.13.1")
     (case.torch.include / "ATen/Tensor.h").unlink()
@@ -173,6 +178,7 @@ def without_a_list(case):
     [
         (another_release, "built for torch 2.13.0+cpu, and torch 2.14.0 is installed"),
         (the_same_version_of_other_sources, "built for another torch 2.13.0+cpu than the one in "),
+        (compiled_again_from_the_same_revision, "built for another torch 2.13.0+cpu than the one in "),
         (a_header_is_gone, "built for torch 2.13.0+cpu, and torch 2.13.1 is installed"),
         (another_without_headers, "built for another torch 2.13.0+cpu than the one in "),
         (another_abi, "built with _GLIBCXX_USE_CXX11_ABI=1, and torch 2.13.0+cpu with 0"),
@@ -252,7 +258,7 @@ def test_headers_of_torch_are_found_by_the_compiler(tmp_path, monkeypatch):
         include / "unused.h": "",
         csrc / "own.h": "#include <a.h>\n",
         csrc / "one.cpp": "#include <own.h>\n#include <string>\n",
-        csrc / "more/two.cpp": "#include <deep/c.h>\n",
+        csrc / "more/two.cpp": "#include <vector>\n",
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

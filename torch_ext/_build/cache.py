@@ -150,7 +150,10 @@ class Entry(NamedTuple):
 
 
 #: How the files and folders are called that torch_ext makes, after the name of the build.
-_MADE = re.compile(r"(?P<name>torch.+-[0-9a-f]{8})\.(so|json|headers|log|lock|build-\w+)|(?P<known>\w+-\w+\.fits)")
+_MADE = re.compile(
+    r"(?P<name>torch.+-[0-9a-f]{8})\.(so|json|headers|log|lock|build-\w+)"
+    r"|(?P<known>[0-9a-f]{32}-[0-9a-f]{32}\.(fits|\d+))"
+)
 
 
 def entries(folder: Path) -> list[Entry]:

@@ -48,9 +48,11 @@ def compile_flags() -> list[str]:
 
 def system_headers() -> list[str]:
     """The flags for torch's and Python's headers, as system headers: a warning in one of them is no error."""
-    from torch.utils.cpp_extension import include_paths
+    import torch  # and not its cpp_extension, which looks for CUDA, and says so if it finds none
 
-    return [f"-isystem{path}" for path in (*include_paths(), sysconfig.get_path("include"))]
+    include = Path(torch.__file__).absolute().parent / "include"
+    folders = (include, include / "torch" / "csrc" / "api" / "include", sysconfig.get_path("include"))
+    return [f"-isystem{folder}" for folder in folders]
 
 
 def compile_command(csrc: Path) -> list[str]:

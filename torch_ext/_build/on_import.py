@@ -81,6 +81,7 @@ def compile_now(csrc: Path, torch: stamp.Torch, compiler: Compiler, verbose: boo
     try:
         cache.make(folder)
         with _one_at_a_time(extension):
+            # What another process has made while this one waited will do.
             there = extension.exists() and (not again or extension.stat().st_mtime_ns > begun)
             if not there or stamp.misfit(extension, torch) is not None:
                 _compile(csrc, extension, torch, compiler, verbose)
@@ -122,9 +123,7 @@ def _compile(csrc: Path, extension: Path, torch: stamp.Torch, compiler: Compiler
     start = time.monotonic()
     succeeded = False
     try:
-        succeeded = _run_compiler(csrc, folder, compiler, path, cache.log_of(extension), verbose)
-        if succeeded:
-            succeeded = False
+        if _run_compiler(csrc, folder, compiler, path, cache.log_of(extension), verbose):
             _check_and_keep(csrc, folder / "_C.so", extension, torch, compiler)
             succeeded = True
     finally:

@@ -15,7 +15,8 @@ Force = Annotated[bool, typer.Option("--force", help="Compile again what is in t
 def build(verbose: Verbose = False, force: Force = False) -> None:
     """Compile the extension now, if the next import of torch_ext would.
 
-    It is compiled for the torch that is installed, and kept in the cache. Nothing is done if there is one that fits.
+    It is compiled for the torch that is installed, and kept in the cache.
+    Nothing is done if there is one that fits.
 
     Examples:
         torch-ext build

@@ -15,8 +15,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 def clean(everything: All = False, dry_run: DryRun = False) -> None:
     """Remove what importing torch_ext has compiled and no longer needs.
 
-    That is all in the cache folder that was compiled from other sources, or with other flags, than this torch_ext would
-    use, and what builds that were killed have left. What is being compiled now is never removed.
+    That is all in the cache folder that was compiled from other sources, or
+    with other flags, than this torch_ext would use, and what builds that were
+    killed have left. What is being compiled now is never removed.
 
     Examples:
         torch-ext clean --dry-run
@@ -46,5 +47,6 @@ def _clean(cache: Any, entry: Any, dry_run: bool) -> int:
     if not dry_run and not cache.remove(entry):
         typer.echo(f"Kept, since it is being compiled: {entry.name}")
         return 0
-    typer.echo(f"{'Would remove' if dry_run else 'Removed'}: {entry.name}, {entry.size:,} bytes")
+    if entry.name.startswith("torch"):  # a build, and not what is remembered of headers
+        typer.echo(f"{'Would remove' if dry_run else 'Removed'}: {entry.name}, {entry.size:,} bytes")
     return int(entry.size)

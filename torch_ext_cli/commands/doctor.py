@@ -16,9 +16,10 @@ Json = Annotated[bool, typer.Option("--json", help="Write it as JSON.")]
 def doctor(as_json: Json = False) -> None:
     """Say what is installed, and what is wrong with it.
 
-    Shows torch_ext and its extension, torch, Python, GPUs, the compiler, the cache, what torch-ext enable has written
-    and the variables that matter, and for each thing that is wrong what to do. Nothing is compiled. Ends with status 1
-    if something is wrong.
+    Shows torch_ext and its extension, torch, Python, GPUs, the compiler, the
+    cache, what torch-ext enable has written and the variables that matter, and
+    for each thing that is wrong what to do. Nothing is compiled. Ends with
+    status 1 if something is wrong.
 
     Examples:
         torch-ext doctor

@@ -90,10 +90,11 @@ def torch(facts: Facts) -> Iterator[Finding]:
         return
     failed = facts["extension"].get("failed", {})
     if failed.get("step") in ("torch", "gpu"):
+        fails = "import torch fails" if failed["step"] == "torch" else "torch fails as it looks for GPUs"
         yield Finding(
             "torch-broken",
             True,
-            f"import torch fails, without torch_ext: {failed['error']}",
+            f"{fails}, without torch_ext: {failed['error']}",
             f"Install it again: pip install --force-reinstall '{requirement}'",
         )
     if config is not None and "version" in found:
@@ -147,6 +148,8 @@ def compiling(facts: Facts) -> Iterator[Finding]:
     if found["error"]:
         what, _, remedy = found["error"].partition(". ")
         remedy = remedy or "Set CXX to a compiler that runs: g++ or clang++ with C++20."
+        if not needed:
+            what = f"Not needed now: {what.removeprefix('torch_ext has to be compiled, and ')}"
         yield Finding("compiler", needed, f"{what}.", remedy)
     if not found["ninja"]:
         yield Finding("ninja", needed, "Compiling needs ninja, which was not found.", "Install it: pip install ninja")
