@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import _C, _frame, anomaly, compare, graph, hooks, lint, profile, tracer
+    from torch.autograd.function import FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable
+
+    from . import anomaly, compare, graph, hooks, lint, profile, tracer
     from ._build.loader import load
     from ._install import accelerate, install, installed, is_installed, uninstall
     from .anomaly import detect_anomaly, set_detect_anomaly
-    from .function import Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable
+    from .function import Function
 
 __all__ = [
     "Function",
