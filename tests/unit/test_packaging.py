@@ -236,7 +236,7 @@ def test_extension_exports_its_entry_point_only():
 
 def test_every_source_states_its_license():
     root = Path(__file__).parents[2]
-    places = (root / "csrc", root / "torch_ext", root / "tools", root / "tests", root / "examples")
+    places = [root / name for name in ("csrc", "torch_ext", "torch_ext_cli", "tools", "tests", "examples")]
     files = [root / "setup.py", root / "Makefile", root / ".ci" / "run"]
     files += [path for place in places for path in place.rglob("*") if path.suffix in (".cpp", ".h", ".py", ".pyi")]
     pattern = re.compile(r"(#!.*\n)?(#|//) SPDX-License-Identifier: BSD-3-Clause\n")
