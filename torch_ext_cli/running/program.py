@@ -67,12 +67,13 @@ class _Watching:
             self._record = torch_ext.profile.record().start()
 
     def _stop(self) -> None:
-        if self._record is not None:
-            self._record.stop()
+        # The record last: what it measures then nobody is to look at.
         if self._watch is not None:
             self._watch.stop()
         if self._comparison is not None:
             self._comparison.__exit__(None, None, None)
+        if self._record is not None:
+            self._record.stop()
 
     def _start_anew(self) -> None:
         """In the child of a fork, whose parent has seen what was seen so far."""
