@@ -234,10 +234,11 @@ def test_run_may_be_run_by_run(programs):
     assert done == (0, f"True {ROOT} False\n", "")
 
 
-RANKS = """
+RANKS = r"""
 import os
 import torch_ext
-print(os.environ["RANK"], torch_ext.is_installed(), __name__, flush=True)
+# In one piece: the ranks write into one pipe.
+os.write(1, f"{os.environ['RANK']} {torch_ext.is_installed()} {__name__}\n".encode())
 """
 
 
