@@ -14,6 +14,7 @@ PYTEST_DONT_REWRITE: as in torch_ext.
 """
 
 import sys
+from typing import Any
 
 
 def main() -> None:
@@ -28,4 +29,22 @@ def main() -> None:
 
     # Each command decides by itself what runs on torch_ext.
     startup.end()
-    app(prog_name="torch-ext")
+    sys.exit(_status_of(app))
+
+
+def _status_of(app: Any) -> int:
+    """Runs the command, and returns the status to end with. A wrong call is told in one line."""
+    import typer
+
+    # typer keeps the name of this class to itself.
+    usage_error: Any = typer.BadParameter.__base__
+    try:
+        return int(app(prog_name="torch-ext", standalone_mode=False) or 0)
+    except usage_error as error:
+        message = error.format_message()
+        command = "torch-ext" if error.ctx is None else error.ctx.command_path
+        if message:  # none if it has shown the help
+            typer.echo(f"{command}: {message.rstrip('.')} (see {command} --help)", err=True)
+        return int(error.exit_code)
+    except typer.Abort:
+        return 1

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import signal
-import site
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..package import build_module
+from ..startup import pth
 
 Facts = dict[str, Any]
 
@@ -215,8 +215,7 @@ def cache_facts() -> Facts:
 
 def enable_facts() -> Facts:
     """The file that ``torch-ext enable`` writes, and what a Python that starts with it says."""
-    folders = [sysconfig.get_path("purelib"), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
-    path = next((file for file in (Path(folder, "torch_ext.pth") for folder in folders) if file.is_file()), None)
+    path = pth.find()
     if path is None:
         return {"file": None, "says": None}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"TORCH_EXT": "1"}
