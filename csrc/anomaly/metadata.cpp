@@ -169,11 +169,11 @@ void print_stacks(
 void PyAnomalyMetadata::store_stack() {
   Gil gil;
   torch_ext::persisting([&] {
-    Ref stack = preserved_stack();
+    // torch gives each node a list of its own.
+    Ref stack = torch_ext::notes_only() ? torch_ext::share_traceback()
+                                        : preserved_stack();
     if (!stack) {
-      // torch gives each node a list of its own.
-      stack = torch_ext::notes_only() ? torch_ext::share_traceback()
-                                      : torch_ext::capture_traceback();
+      stack = torch_ext::capture_traceback();
     }
     check_status(PyDict_SetItem(dict(), torch_ext::trace_key, stack.get()));
   });

@@ -199,3 +199,16 @@ def test_in_anomaly_mode_each_node_has_a_list_of_its_own():
     assert one == other
     one.clear()
     assert other
+
+
+# --- When metadata is made ------------------------------------------------------------------------
+
+
+def test_a_node_from_outside_the_mode_has_no_stack():
+    made_outside = leaf() * 2
+    failing = (leaf() * 0).sqrt() * 0
+    with anomaly.detect_anomaly():
+        assert made_outside.grad_fn.metadata == {}
+        with pytest.raises(RuntimeError, match="nan"), pytest.warns(UserWarning, match="No forward pass information"):
+            failing.sum().backward()
+    assert "traceback_" not in failing.grad_fn.next_functions[0][0].metadata

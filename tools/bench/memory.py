@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What anomaly mode keeps in memory for each node of the graph.
 
-What counts is what Python allocates (tracemalloc): torch's lists of strings, our code positions, and
-the dicts with them. The graph's own memory is allocated by C++, and is the same in all modes.
+What counts is what malloc has handed out, less the same without the mode: torch's lists of strings, our code
+positions, and the dicts with them. Python is told to take all of its memory from malloc, in a process of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
-import tracemalloc
+import json
+import os
+import subprocess
+import sys
 
 import torch
 
@@ -16,7 +21,7 @@ import torch_ext
 
 from .rows import DEPTH, at_depth
 
-NODES = 200
+NODES = 2000
 
 MODES = {
     "torch": torch.autograd.set_detect_anomaly,
@@ -24,31 +29,63 @@ MODES = {
 }
 
 
-def bytes_per_node(set_detect_anomaly, depth):
-    """Return the bytes that a mode keeps for each node created under ``depth`` more Python frames."""
+class _MallInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
 
-    def allocated():
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def allocated():
+    """Return the bytes that malloc has handed out on the main thread."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _MallInfo
+    info = mallinfo2()
+    return info.uordblks + info.hblkhd
+
+
+def bytes_per_node(mode, depth):
+    """Return the bytes that are kept for each node created in ``mode``, under ``depth`` more Python frames."""
+
+    def make_nodes():
         gc.collect()
-        before, _ = tracemalloc.get_traced_memory()
+        before = allocated()
         x = torch.ones(1, requires_grad=True)
-        for _ in range(NODES):
+        for _ in range(NODES // 2):
+            # Two lines, since nodes of one call may share what they note.
             x = x * 2
-        after, _ = tracemalloc.get_traced_memory()
-        return after - before
+            x = x + 1
+        return allocated() - before
 
-    with set_detect_anomaly(True):
-        at_depth(depth, allocated)  # fills caches
-        tracemalloc.start()
-        try:
-            kept = at_depth(depth, allocated)
-        finally:
-            tracemalloc.stop()
-    return round(kept / NODES)
+    with mode:
+        at_depth(depth, make_nodes)  # fills caches
+        return at_depth(depth, make_nodes) / NODES
+
+
+def measure_here():
+    """Return {"stack depth": {mode: bytes per node}} for a shallow and a deep stack."""
+    return {
+        label: {
+            name: round(bytes_per_node(mode(True), depth) - bytes_per_node(contextlib.nullcontext(), depth))
+            for name, mode in MODES.items()
+        }
+        for label, depth in (("shallow", 0), (f"{DEPTH} frames deeper", DEPTH))
+    }
 
 
 def measure_memory():
-    """Return {"stack depth": {mode: bytes per node}} for a shallow and a deep stack."""
-    return {
-        label: {name: bytes_per_node(mode, depth) for name, mode in MODES.items()}
-        for label, depth in (("shallow", 0), (f"{DEPTH} frames deeper", DEPTH))
-    }
+    """Return what :func:`measure_here` returns in a process in which malloc counts everything."""
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        env={**os.environ, "PYTHONMALLOC": "malloc", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_here()))

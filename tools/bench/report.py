@@ -83,7 +83,7 @@ def to_table(rows, results, goals):
 
 def to_memory_table(memory):
     """Return a table of what :func:`memory.measure_memory` returned."""
-    table = Table(title="Anomaly mode: memory by node of the graph (bytes, by tracemalloc)")
+    table = Table(title="Anomaly mode: memory by node of the graph (bytes)")
     table.add_column("stack")
     for mode in next(iter(memory.values())):
         table.add_column(mode, justify="right")
