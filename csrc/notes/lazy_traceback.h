@@ -5,44 +5,42 @@
 
 #include <python/ref.h>
 
-#include <cstddef>
-#include <cstdint>
 #include <memory>
-#include <vector>
 
 namespace torch_ext {
 
-/// So many calls reach from an operator, through torch's Python code, to the
-/// user's line.
-constexpr std::size_t kShortStack = 24;
+struct StackFrame;
 
-/// A position in a piece of code.
-struct Position {
-  Ref code;
-  int instruction; // byte offset
+/// A stack by its innermost call; null if there was none. The last one to let
+/// go of it holds the GIL.
+using Stack = std::shared_ptr<StackFrame>;
+
+/// A call on a stack, and where it stands in its code. Stacks that a thread
+/// notes one after the other share the outer calls that are the same.
+struct StackFrame {
+  StackFrame(Ref code, int instruction, Stack outer);
+  StackFrame(const StackFrame&) = delete;
+  StackFrame& operator=(const StackFrame&) = delete;
+  ~StackFrame();
 
   PyCodeObject* code_object() const {
     return reinterpret_cast<PyCodeObject*>(code.get());
   }
-};
 
-/// Positions of the calls on a stack, innermost first, as those share them that
-/// were noted by the same call. The last one to let go holds the GIL.
-struct Positions {
-  std::vector<Position> calls;
-  /// The list that share_traceback() hands out for them, borrowed; null if
-  /// there is none.
+  Ref code;
+  int instruction; // byte offset
+  int depth; // 1 for the outermost
+  Stack outer;
+  /// The list that share_traceback() has made of the stack that ends here,
+  /// borrowed; null if there is none.
   PyObject* list = nullptr;
 };
 
-using SharedPositions = std::shared_ptr<Positions>;
+/// That of the current thread. Throws if there is no memory.
+Stack capture_stack();
 
-/// Those of the innermost `most` calls on this thread. Throws if there is no
-/// memory.
-SharedPositions capture_positions(std::size_t most = SIZE_MAX);
-
-/// Makes a list of them, as capture_traceback() does.
-Ref to_traceback(SharedPositions positions);
+/// Makes a list of it, as capture_traceback() does.
+Ref to_traceback(Stack stack);
 
 /// The stack of the current thread as a torch_ext._C.LazyTraceback, which reads
 /// as the list of strings that traceback.format_stack() returns. It keeps code
