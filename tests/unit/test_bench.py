@@ -238,8 +238,8 @@ def test_memory_is_counted_for_both_modes_and_both_depths():
     memory = measure_memory()
     assert [set(modes) for modes in memory.values()] == [{"torch", "torch_ext"}] * 2
     shallow, deep = memory.values()
-    for mode in ("torch", "torch_ext"):
-        assert 0 < shallow[mode] < deep[mode]
+    assert 0 < shallow["torch_ext"] < shallow["torch"] < deep["torch"]
+    assert 0 < deep["torch_ext"] < deep["torch"]
     cells = [list(column.cells) for column in to_memory_table(memory).columns]
     assert cells[0] == list(memory)
     assert cells[1] == [f"{modes['torch']:,}" for modes in memory.values()]
