@@ -169,9 +169,7 @@ void print_stacks(
 void PyAnomalyMetadata::store_stack() {
   Gil gil;
   torch_ext::persisting([&] {
-    // torch gives each node a list of its own.
-    Ref stack = torch_ext::notes_only() ? torch_ext::share_traceback()
-                                        : preserved_stack();
+    Ref stack = preserved_stack();
     if (!stack) {
       stack = torch_ext::capture_traceback();
     }

@@ -28,7 +28,7 @@ struct Change {
   std::uint32_t before;
   std::uint32_t after;
   std::string name;
-  Stack stack;
+  Positions stack;
 };
 
 constexpr size_t kMostChanges = 16384;
@@ -86,7 +86,12 @@ void note_change(const VersionBefore& before, const std::string& name) {
   }
   Gil gil;
   try {
-    Change change{before.counter, before.version, now, name, capture_stack()};
+    Change change{
+        before.counter,
+        before.version,
+        now,
+        name,
+        capture_positions(kShortStack)};
     std::optional<Change> dropped; // after the lock is released
     const compat::Lock lock(noting_changes);
     dropped = remember(changes(), std::move(change), kMostChanges);

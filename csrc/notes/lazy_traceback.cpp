@@ -7,8 +7,10 @@
 #include <c10/util/SmallVector.h>
 
 #include <atomic>
+#include <iterator>
 #include <memory>
 #include <utility>
+#include <vector>
 
 namespace torch_ext {
 
@@ -25,7 +27,7 @@ constexpr const char* kTracebackModule = "torch_ext.anomaly.traceback";
 /// lists only.
 struct LazyTraceback {
   PyListObject list;
-  Stack stack;
+  Positions positions;
   bool filled;
 
   bool is_filled() {
@@ -42,16 +44,17 @@ LazyTraceback* as_lazy(PyObject* object) {
 
 /// [(file, line, function)], outermost first.
 Ref to_summaries(const LazyTraceback& lazy) {
-  const StackFrame* call = lazy.stack.get();
-  Ref list = checked(PyList_New(call == nullptr ? 0 : call->depth));
-  for (; call != nullptr; call = call->outer.get()) {
-    PyCodeObject* code = call->code_object();
+  const size_t count = lazy.positions.size();
+  Ref list = checked(PyList_New(static_cast<Py_ssize_t>(count)));
+  for (size_t i = 0; i < count; ++i) {
+    const Position& position = lazy.positions[count - 1 - i];
+    PyCodeObject* code = position.code_object();
     Ref item = checked(Py_BuildValue(
         "(OiO)",
         code->co_filename,
-        PyCode_Addr2Line(code, call->instruction),
+        PyCode_Addr2Line(code, position.instruction),
         code->co_name));
-    PyList_SET_ITEM(list.get(), call->depth - 1, item.release());
+    PyList_SET_ITEM(list.get(), static_cast<Py_ssize_t>(i), item.release());
   }
   return list;
 }
@@ -193,10 +196,7 @@ PyObject* reduce(PyObject* self, PyObject*) {
 
 void dealloc(PyObject* self) {
   PyObject_GC_UnTrack(self);
-  if (Stack& stack = as_lazy(self)->stack; stack && stack->list == self) {
-    stack->list = nullptr;
-  }
-  std::destroy_at(&as_lazy(self)->stack);
+  std::destroy_at(&as_lazy(self)->positions);
   PyObject_GC_Track(self); // as list's dealloc expects to find it
   PyList_Type.tp_dealloc(self);
 }
@@ -221,83 +221,33 @@ PyNumberMethods lazy_number{};
 
 PyTypeObject LazyTracebackType{};
 
-StackFrame::StackFrame(Ref code, int instruction, Stack outer)
-    : code(std::move(code)),
-      instruction(instruction),
-      depth(outer ? outer->depth + 1 : 1),
-      outer(std::move(outer)) {}
-
-StackFrame::~StackFrame() {
-  // One after the other: a long stack must not end by as long a recursion.
-  Stack next = std::move(outer);
-  while (next && next.use_count() == 1) {
-    next = Stack(std::move(next->outer));
-  }
-}
-
-Stack capture_stack() {
-  // Borrowed: the frames own their code while this thread stands here.
-  c10::SmallVector<std::pair<PyCodeObject*, int>, 128> found;
+Positions capture_positions(std::size_t most) {
+  // On the stack first, since the number of frames is not known before.
+  c10::SmallVector<Position, 128> found;
   compat::for_each_frame([&](PyCodeObject* code, int instruction) {
-    found.emplace_back(code, instruction);
-    return true;
+    found.push_back(
+        {Ref::share(reinterpret_cast<PyObject*>(code)), instruction});
+    return found.size() < most;
   });
-  const auto depth = static_cast<int>(found.size());
-  // The thread doesn't keep it, so that its end needs no GIL. Where there is no
-  // GIL another thread may be letting go of it.
-  thread_local std::weak_ptr<StackFrame> latest;
-  const Stack before = compat::kFreeThreaded ? nullptr : latest.lock();
-  const Stack* same = &before;
-  while (*same && (*same)->depth > depth) {
-    same = &(*same)->outer;
-  }
-  int is_new = depth - (*same ? (*same)->depth : 0); // so many inner ones
-  // From `same` on outwards all calls have to be the same.
-  const Stack* call = same;
-  for (int i = is_new; i < depth; ++i) {
-    const auto& [code, instruction] = found[static_cast<size_t>(i)];
-    const bool differs =
-        (*call)->code_object() != code || (*call)->instruction != instruction;
-    call = &(*call)->outer;
-    if (differs) {
-      same = call;
-      is_new = i + 1;
-    }
-  }
-  Stack stack = *same;
-  while (is_new-- > 0) {
-    const auto& [code, instruction] = found[static_cast<size_t>(is_new)];
-    stack = std::make_shared<StackFrame>(
-        Ref::share(reinterpret_cast<PyObject*>(code)),
-        instruction,
-        std::move(stack));
-  }
-  latest = stack;
-  return stack;
+  return {
+      std::make_move_iterator(found.begin()),
+      std::make_move_iterator(found.end())};
 }
 
-Ref to_traceback(Stack stack) {
+Ref to_traceback(const Positions& positions) {
   Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
-  std::construct_at(&as_lazy(object.get())->stack, std::move(stack));
+  Positions& copy = *std::construct_at(&as_lazy(object.get())->positions);
+  copy.reserve(positions.size());
+  for (const Position& position : positions) {
+    copy.push_back({Ref::share(position.code.get()), position.instruction});
+  }
   return object;
 }
 
 Ref capture_traceback() {
-  return to_traceback(capture_stack());
-}
-
-Ref share_traceback() {
-  const Stack stack = capture_stack();
-  if (compat::kFreeThreaded || !stack) {
-    return to_traceback(stack);
-  }
-  if (stack->list != nullptr) {
-    // It is alive: its end takes it out of there before the GIL is released.
-    return Ref::share(stack->list);
-  }
-  Ref list = to_traceback(stack);
-  stack->list = list.get();
-  return list;
+  Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
+  *std::construct_at(&as_lazy(object.get())->positions) = capture_positions();
+  return object;
 }
 
 void init_lazy_traceback() {

@@ -5,52 +5,40 @@
 
 #include <python/ref.h>
 
-#include <memory>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
 
 namespace torch_ext {
 
-struct StackFrame;
+/// So many calls reach from an operator, through torch's Python code, to the
+/// user's line.
+constexpr std::size_t kShortStack = 24;
 
-/// A stack by its innermost call; null if there was none. The last one to let
-/// go of it holds the GIL.
-using Stack = std::shared_ptr<StackFrame>;
-
-/// A call on a stack, and where it stands in its code. Stacks that a thread
-/// notes one after the other share the outer calls that are the same.
-struct StackFrame {
-  StackFrame(Ref code, int instruction, Stack outer);
-  StackFrame(const StackFrame&) = delete;
-  StackFrame& operator=(const StackFrame&) = delete;
-  ~StackFrame();
+/// A position in a piece of code.
+struct Position {
+  Ref code;
+  int instruction; // byte offset
 
   PyCodeObject* code_object() const {
     return reinterpret_cast<PyCodeObject*>(code.get());
   }
-
-  Ref code;
-  int instruction; // byte offset
-  int depth; // 1 for the outermost
-  Stack outer;
-  /// The list that share_traceback() has made of the stack that ends here,
-  /// borrowed; null if there is none.
-  PyObject* list = nullptr;
 };
 
-/// That of the current thread. Throws if there is no memory.
-Stack capture_stack();
+/// Positions of the calls on a stack, innermost first. Ends with the GIL held.
+using Positions = std::vector<Position>;
 
-/// Makes a list of it, as capture_traceback() does.
-Ref to_traceback(Stack stack);
+/// Those of the innermost `most` calls on this thread.
+Positions capture_positions(std::size_t most = SIZE_MAX);
+
+/// Makes a list of them, as capture_traceback() does.
+Ref to_traceback(const Positions& positions);
 
 /// The stack of the current thread as a torch_ext._C.LazyTraceback, which reads
 /// as the list of strings that traceback.format_stack() returns. It keeps code
 /// objects alive and nothing else: no frames, locals, tensors or modules.
 /// Throws if there is no memory.
 Ref capture_traceback();
-
-/// The same list for all that ask within one call of Python's, such as an
-/// operator and the nodes it leads to; where Python has no GIL, one each.
-Ref share_traceback();
 
 /// Once, at import: makes the type ready. Throws.
 void init_lazy_traceback();
