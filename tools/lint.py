@@ -55,7 +55,7 @@ PARTS = {
     "ruff": module("ruff", "check", "--quiet"),
     "ruff-format": module("ruff", "format", "--diff", "--quiet"),
     "mypy": module("mypy", "--no-error-summary"),
-    "stubtest": module("mypy.stubtest", "--concise", "torch_ext._C"),
+    "stubtest": module("mypy.stubtest", "--mypy-config-file", "pyproject.toml", "--concise", "torch_ext._C"),
     "clang-format": clang_format,
     "clang-tidy": clang_tidy,
     "syntax": module("tools.syntax"),
