@@ -174,7 +174,7 @@ def test_a_node_notes_the_stack_that_python_tells(way, mode):
         assert noted[-1][2] == "probe"
 
 
-# --- What nodes share -----------------------------------------------------------------------------
+# --- The stack of each node -----------------------------------------------------------------------
 
 
 def stacks_of(*tensors):

@@ -53,10 +53,8 @@ def bytes_per_node(mode, depth):
         gc.collect()
         before = allocated()
         x = torch.ones(1, requires_grad=True)
-        for _ in range(NODES // 2):
-            # Two lines, since nodes of one call may share what they note.
+        for _ in range(NODES):
             x = x * 2
-            x = x + 1
         return allocated() - before
 
     with mode:
