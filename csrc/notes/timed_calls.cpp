@@ -241,12 +241,13 @@ void TimedCall::end_backward(PyObject* grad_fn) {
 PyObject* py_start_timing(PyObject*, PyObject* on_call) {
   return to_slot([&] {
     const compat::Lock lock(timing);
+    Ref number = checked(PyLong_FromLongLong(++last_number));
     auto timer = std::make_shared<Timer>();
-    timer->number = ++last_number;
+    timer->number = last_number;
     timer->on_call = Ref::share(on_call);
-    timers().push_back(timer);
+    timers().push_back(std::move(timer));
     calls_are_timed.store(true, std::memory_order_relaxed);
-    return checked(PyLong_FromLongLong(timer->number));
+    return number;
   });
 }
 

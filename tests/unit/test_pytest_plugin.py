@@ -75,7 +75,9 @@ def suite(pytester, own_plugins, monkeypatch):
     """Runs ``pytest`` with options over a text of tests."""
     monkeypatch.syspath_prepend(own_plugins)
     monkeypatch.setenv("PYTHONPATH", f"{own_plugins}:{ROOT}")
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    # What changes what pytest prints: in a CI it abbreviates nothing.
+    for name in ("PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
     pytester.makepyfile(functions=FUNCTIONS)
 
     def run(text, *options, other_process=False, **files):

@@ -23,10 +23,10 @@ import torch_ext
 
 #: CPython's functions that can't fail, or whose failure looks like an answer.
 CANNOT_FAIL = re.compile(
-    r"_?Py(Err_|Eval_|GILState_|ThreadState_|Thread_|InterpreterState_|Exc_|Exception_)|.*_(Type|FalseStruct|NoneStruct|"
-    r"NotImplementedStruct|TrueStruct)$|Py(BaseObject|Bool_FromLong|Callable_Check|Code_Addr2Line|Dict_Next|Frame_|Mem_Free|Object_ClearWeak"
-    r"Refs|Object_Free|Object_GC_|Object_HasAttr|Object_HashNot|Sequence_Check|Type_IsSubtype|Iter_Next|Unicode_Compare)"
-    r"|_Py(Object_GetDictPtr|Type_Lookup|_Dealloc|ThreadState_UncheckedGet)|Py_IsInitialized|PyODict_Type|_PyObject_New$"
+    r"_?Py(Err_|Eval_|GILState_|ThreadState_|Thread_|InterpreterState_|Exception_)|Py(Bool_FromLong|Callable_Check"
+    r"|Code_Addr2Line|Dict_Next|Frame_|Mem_Free|Object_ClearWeakRefs|Object_Free|Object_GC_|Object_HasAttr"
+    r"|Long_AsLongLong$|Object_HashNot|Sequence_Check|Type_IsSubtype|Iter_Next|Unicode_Compare)"
+    r"|_Py(Object_GetDictPtr|Type_Lookup|_Dealloc|ThreadState_UncheckedGet)|Py_IsInitialized|_PyObject_New$"
     r"|PyCapsule_GetContext|PyCapsule_GetName"
 )
 #: The end of a call, which Python 3.10 has inline: it takes over the result, so its failure would leak that.

@@ -107,6 +107,15 @@ void* replacement(const char* name, void* real) {
 using Relocation = ElfW(Rela);
 using Symbol = ElfW(Sym);
 
+/// Whether it is a function. Types, say, are imported by name as well.
+bool is_function(void* address) {
+  Dl_info info{};
+  void* symbol = nullptr;
+  return dladdr1(address, &info, &symbol, RTLD_DL_SYMENT) != 0 &&
+      symbol != nullptr &&
+      ELF64_ST_TYPE(static_cast<const Symbol*>(symbol)->st_info) == STT_FUNC;
+}
+
 void write_slot(void** slot, void* value) {
   const auto page_size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   auto* page = reinterpret_cast<void*>(
@@ -165,7 +174,7 @@ int faults_install(const char* path) {
       }
       const char* name = strings + symbol.st_name;
       void* real = dlsym(RTLD_DEFAULT, name);
-      void* stub = real == nullptr ? nullptr : replacement(name, real);
+      void* stub = is_function(real) ? replacement(name, real) : nullptr;
       if (stub != nullptr) {
         write_slot(
             reinterpret_cast<void**>(map->l_addr + relocation.r_offset), stub);

@@ -72,8 +72,11 @@ class Record:
         """Times calls no longer, and makes the report. Does nothing if it has not been started."""
         if self._number is not None:
             number, self._number = self._number, None
-            seconds, tallies = perf_counter() - self._since, _C.timed_calls(number)
-            _C.stop_timing(number)
+            seconds = perf_counter() - self._since
+            try:
+                tallies = _C.timed_calls(number)
+            finally:
+                _C.stop_timing(number)
             self.report = self._make(seconds, tallies, self._stock)
 
     def start_anew(self) -> None:
