@@ -3,11 +3,16 @@
 
 #include <notes/backward_calls.h>
 #include <python/error.h>
+#include <python/gil.h>
 
+#include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
 
+#include <exception>
+#include <optional>
 #include <typeinfo>
+#include <utility>
 
 namespace torch_ext {
 
@@ -35,9 +40,47 @@ std::mutex& mutex_of(Node& node) {
   return MutexOf::of(node);
 }
 
+void NodeNotes::store_stack() {
+  if (!std::exchange(is_early, false)) {
+    PyAnomalyMetadata::store_stack();
+  }
+}
+
+void NodeNotes::store_early() noexcept {
+  try {
+    PyAnomalyMetadata::store_stack();
+    is_early = true;
+  } catch (const std::exception&) {
+    // torch's own call of store_stack() tries again, and may throw.
+    PyErr_Clear();
+  }
+}
+
+void NodeNotes::print_stack(const std::string& current_node_name) {
+  if (std::exchange(is_early, false)) {
+    // The node was made outside of the mode, and these notes to fail with.
+    const Gil gil;
+    if (PyDict_DelItemString(dict(), ANOMALY_TRACE_KEY) != 0) {
+      PyErr_Clear();
+    }
+  }
+  PyAnomalyMetadata::print_stack(current_node_name);
+}
+
 std::unique_ptr<NodeNotes> make_notes() {
+  // An operator of torch's makes its node without the GIL. Who has it may be
+  // Python code that reads the metadata of a node made long ago.
+  const bool is_making = torch::autograd::AnomalyMode::is_enabled() &&
+      Py_IsInitialized() != 0 && !has_gil();
+  std::optional<Gil> gil;
+  if (is_making) {
+    gil.emplace();
+  }
   auto notes = std::make_unique<NodeNotes>();
   notes->made_in = backwards_begun();
+  if (is_making) {
+    notes->store_early();
+  }
   return notes;
 }
 

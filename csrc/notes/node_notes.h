@@ -11,12 +11,25 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 namespace torch_ext {
 
 /// A node's metadata as our engine makes it.
 struct NodeNotes final : torch::autograd::PyAnomalyMetadata {
+  /// Does nothing if the stack is stored already.
+  void store_stack() override;
+  void print_stack(const std::string& current_node_name) override;
+
+  /// Stores the stack before anybody has asked for it: what has just made the
+  /// notes is most likely a node that is being made, and needs the GIL only
+  /// once so. Needs the GIL, and no exception set. If it fails, nothing is
+  /// stored.
+  void store_early() noexcept;
+
+  /// Whether that was done and nobody has asked.
+  bool is_early = false;
   /// How many backwards had begun when the node was made.
   std::uint32_t made_in = 0;
   /// The number of the backward that freed what the node had saved, counted
