@@ -34,17 +34,17 @@ struct Recording {
 Recording record_call(
     PyObject* cls,
     c10::ArrayRef<PyObject*> arguments,
-    const std::vector<bool>& is_tensor,
+    c10::ArrayRef<bool> is_tensor,
     c10::ArrayRef<const at::Tensor*> tensors);
 
-/// Completes the node once forward has run and `outputs`, a tuple, are part of
-/// the autograd graph: they become the node's outputs, which the nodes that
+/// Completes the node once forward has run and `outputs` are part of the
+/// autograd graph: they become the node's outputs, which the nodes that
 /// forward recorded had made until then. `single` says that forward returned no
 /// tuple, `in_place` that it marked an input as dirty. Throws.
 void record_outputs(
     const Recording& recording,
     PyTypeObject* cls,
-    PyObject* outputs,
+    c10::ArrayRef<Ref> outputs,
     bool in_place,
     bool single);
 

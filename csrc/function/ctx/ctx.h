@@ -11,10 +11,39 @@
 #include <torch/csrc/autograd/python_function.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace torch_ext {
+
+/// For each argument of a call whether it is a tensor. Valid until the ctx is
+/// used for another call.
+class TensorFlags {
+ public:
+  TensorFlags(uint64_t bits, size_t count) : bits_(bits), count_(count) {}
+  explicit TensorFlags(const std::vector<bool>& flags)
+      : flags_(&flags), count_(flags.size()) {}
+
+  size_t size() const {
+    return count_;
+  }
+  bool operator[](size_t i) const {
+    return flags_ != nullptr ? (*flags_)[i] : (bits_ >> i & uint64_t{1}) != 0;
+  }
+  std::vector<bool> to_vector() const {
+    std::vector<bool> all(count_);
+    for (size_t i = 0; i < count_; ++i) {
+      all[i] = (*this)[i];
+    }
+    return all;
+  }
+
+ private:
+  const std::vector<bool>* flags_ = nullptr;
+  uint64_t bits_ = 0;
+  size_t count_;
+};
 
 /// An instance of torch_ext._C.Ctx. torch's own struct comes first, so that
 /// every cast in libtorch_python stays valid; our members follow.
@@ -29,7 +58,12 @@ struct Ctx {
   /// somebody asks for the tuple. `input_count` is -1 if there are no bits, and
   /// base.needs_input_grad counts.
   uint64_t needs_input_grad;
-  Py_ssize_t input_count;
+  int32_t input_count;
+
+  /// The same for whether each argument is a tensor: if `tensor_count` is -1,
+  /// base.is_variable_input counts.
+  int32_t tensor_count;
+  uint64_t tensor_bits;
 
   /// Saved variables that were dropped, but whose storage somebody may still
   /// look at: an unpack hook that is running (`unpacking` of them are), or
@@ -61,6 +95,11 @@ struct Ctx {
   }
   PyObject*& output_grad_dtypes() {
     return compat::output_grad_dtypes(base, lacking);
+  }
+  TensorFlags are_tensors() const {
+    return tensor_count < 0
+        ? TensorFlags(base.is_variable_input)
+        : TensorFlags(tensor_bits, static_cast<size_t>(tensor_count));
   }
   bool& boxed_grads_call() {
     return compat::boxed_grads_call(base, lacking);
@@ -116,6 +155,10 @@ Ref new_ctx(PyTypeObject* type);
 /// Notes for each argument of a call whether it requires grad, in place of
 /// whatever a class's own __init__ has set. Throws if there is no memory.
 void note_needs_input_grad(Ctx& ctx, c10::ArrayRef<bool> required);
+
+/// Notes for each argument of a call whether it is a tensor. Throws if there is
+/// no memory.
+void note_tensors(Ctx& ctx, c10::ArrayRef<bool> is_tensor);
 
 /// ctx.needs_input_grad, a tuple of bools that is made on first use, or None.
 /// Throws if there is no memory.

@@ -13,6 +13,35 @@
 
 namespace torch_ext {
 
+namespace {
+
+using torch::autograd::AutogradMeta;
+using torch::autograd::DifferentiableViewMeta;
+
+const AutogradMeta* meta_of(const at::TensorBase& tensor) {
+  return static_cast<const AutogradMeta*>(
+      tensor.unsafeGetTensorImpl()->autograd_meta());
+}
+
+/// Whether the tensor has a forward-mode tangent. Asks torch only if it may: a
+/// tangent is the tensor's own, or that of the tensor that it is a view of.
+bool has_tangent(const at::Tensor& tensor) {
+  const AutogradMeta* meta = meta_of(tensor);
+  if (meta == nullptr) {
+    return false;
+  }
+  bool may_have = meta->fw_grad_ != nullptr;
+  if (!may_have && meta->is_view_) {
+    const auto* view = static_cast<const DifferentiableViewMeta*>(meta);
+    const AutogradMeta* base =
+        view->has_fw_view() ? meta_of(view->get_forward_view().base_) : nullptr;
+    may_have = base != nullptr && base->fw_grad_ != nullptr;
+  }
+  return may_have && tensor._fw_grad(/*level=*/0).defined();
+}
+
+} // namespace
+
 Inputs::Inputs(const Arguments& arguments) {
   const auto count = static_cast<size_t>(arguments.size());
   is_tensor.reserve(count);
@@ -30,7 +59,7 @@ Inputs::Inputs(const Arguments& arguments) {
     is_tensor.push_back(true);
     requires_grad.push_back(needs_grad);
     any_requires_grad |= needs_grad;
-    has_tangent |= tensor._fw_grad(/*level=*/0).defined();
+    has_tangent |= torch_ext::has_tangent(tensor);
   }
   executable = any_requires_grad && at::GradMode::is_enabled();
 }

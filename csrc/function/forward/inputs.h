@@ -17,7 +17,7 @@ namespace torch_ext {
 struct Inputs {
   c10::SmallVector<const at::Tensor*, 16> tensors;
   /// For each argument, whether it is a tensor, and whether it requires grad.
-  std::vector<bool> is_tensor;
+  c10::SmallVector<bool, 32> is_tensor;
   c10::SmallVector<bool, 32> requires_grad;
   /// Whether the node is going to run in some backward: grad mode is on and an
   /// input requires grad.
