@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <function/ctx/saved.h>
 
+#include <private_member.h>
 #include <python/error.h>
 #include <python/tensor.h>
 #include <python/tuple.h>
@@ -49,19 +50,6 @@ class Unpacking {
 
  private:
   Ctx& ctx_;
-};
-
-/// Reaches a private member by explicit instantiation, which no access check
-/// applies to.
-template <typename Tag, auto member>
-struct PrivateMember {
-  friend auto& private_member(Tag, typename Tag::Class& object) {
-    return object.*member;
-  }
-};
-template <typename Owner>
-struct MemberOf {
-  using Class = Owner;
 };
 
 struct Data : MemberOf<SavedVariable> {};

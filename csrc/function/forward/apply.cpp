@@ -7,6 +7,7 @@
 #include <function/forward/class_record.h>
 #include <function/forward/inputs.h>
 #include <function/forward/modes.h>
+#include <function/forward/no_grad.h>
 #include <function/forward/outputs.h>
 #include <function/forward/record_function.h>
 #include <function/torch_own.h>
@@ -96,8 +97,7 @@ Ref call_forward(
     Ctx& ctx,
     const Arguments& arguments,
     TimedCall& timed) {
-  at::AutoGradMode no_grad(false);
-  at::AutoFwGradMode no_tangents(false);
+  const NoGrad no_grad;
   if (!record.separate_setup) {
     const TimedCall::UserCode user(timed);
     return call_with(record.forward.get(), ctx.object(), arguments);
@@ -153,7 +153,7 @@ Ref finish(
   THPFunction& base = ctx.base;
   ctx.node().clear_input_metadata();
   if (inputs.executable) {
-    ctx.packed_inputs.begin(base.input_info);
+    ctx.packed_inputs.begin(base.input_info, inputs.tensors.size());
     for (const at::Tensor* tensor : inputs.tensors) {
       ctx.packed_inputs.add(base.input_info, *tensor);
     }

@@ -5,13 +5,10 @@
 #include <function/forward/jvp.h>
 #include <function/forward/marks.h>
 #include <function/forward/moved_leaves.h>
-#include <function/torch_own.h>
+#include <function/forward/self_view.h>
 #include <python/error.h>
-#include <python/names.h>
 #include <python/tensor.h>
 
-#include <ATen/PythonTorchFunctionTLS.h>
-#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/forward_grad.h>
 
 #include <algorithm>
@@ -26,38 +23,6 @@ using torch::autograd::Node;
 using torch::autograd::optional_variable_list;
 using torch::autograd::variable_list;
 namespace impl = torch::autograd::impl;
-
-at::Tensor view_as_self_by_python(const at::Tensor& tensor) {
-  Ref object = checked(THPVariable_Wrap(tensor));
-  Ref view = checked(PyObject_CallMethodObjArgs(
-      object.get(), names.view_as, object.get(), nullptr));
-  TORCH_CHECK_TYPE(
-      is_real_tensor(view.get()),
-      "view_as of an output of type ",
-      Py_TYPE(object.get())->tp_name,
-      " must return a Tensor, got ",
-      Py_TYPE(view.get())->tp_name);
-  return THPVariable_Unpack(view.get());
-}
-
-/// Whether tensor.view_as(tensor) in Python would go straight to ATen: the
-/// tensor is plain, no mode intercepts, and the method is torch's own.
-bool has_plain_view_as(PyObject* object) {
-  return THPVariable_CheckExact(object) &&
-      !at::impl::torch_function_mode_enabled() &&
-      compat::type_lookup(Py_TYPE(object), names.view_as).get() ==
-      torch_own.view_as.get();
-}
-
-/// A view of the whole tensor, made as if by forward: an input that is returned
-/// as it is becomes one, so that it can have a grad_fn of its own.
-at::Tensor view_as_self(PyObject* object) {
-  at::AutoFwGradMode no_tangents(false);
-  at::AutoGradMode no_grad(false);
-  const at::Tensor& tensor = THPVariable_Unpack(object);
-  return has_plain_view_as(object) ? tensor.view_as(tensor)
-                                   : view_as_self_by_python(tensor);
-}
 
 /// One call's outputs on their way into the graph.
 class Wrapping {
@@ -83,7 +48,7 @@ class Wrapping {
   Wrapped run() {
     outputs_.reserve(raw_.size());
     if (executable_) {
-      ctx_.packed_outputs.begin(ctx_.base.output_info);
+      ctx_.packed_outputs.begin(ctx_.base.output_info, raw_.size());
     }
     if (is_common_case()) {
       wrap_here();
