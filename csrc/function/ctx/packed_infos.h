@@ -90,18 +90,18 @@ class PackedInfos {
   void pack(const at::Tensor& tensor) {
     const at::IntArrayRef sizes = tensor.sizes();
     const at::Device device = tensor.device();
-    const Header header{
+    const size_t begin = words_.size();
+    words_.resize_for_overwrite(begin + 1 + sizes.size());
+    int64_t* word = words_.begin() + begin;
+    new (word) Header{
         tensor.scalar_type(),
         tensor.layout(),
         device.type(),
         device.index(),
         static_cast<uint16_t>(sizes.size()),
         tensor.requires_grad()};
-    int64_t word = 0;
-    std::memcpy(&word, &header, sizeof(header));
-    words_.push_back(word);
     for (const int64_t size : sizes) {
-      words_.push_back(size);
+      *++word = size;
     }
   }
   static VariableInfo unpacked(const Header& header, const int64_t* sizes);

@@ -43,7 +43,7 @@ template struct PrivateMember<
     SymUnboxed,
     &KernelFunction::sym_unboxed_kernel_func_>;
 
-/// The C++ function of a kernel; null if it is another's, in Python say.
+/// The C++ function of a kernel; null if it is Python's.
 void* function_of(const KernelFunction& constant) {
   auto& kernel = const_cast<KernelFunction&>(constant);
   void* symbolic = private_member(SymUnboxed(), kernel);
@@ -61,27 +61,28 @@ bool is_torchs(void* code) {
   return path.substr(path.rfind('/') + 1).substr(0, 8) == "libtorch";
 }
 
-/// What tensor.view_as(tensor) runs on the way, one after the other, for a
-/// tensor whose keys are these.
-using Way = std::array<void*, 4>;
+/// A kernel's place in an operator's table, whatever is put there later, and
+/// the function that torch has there.
+struct Step {
+  const KernelFunction* kernel = nullptr;
+  void* function = nullptr;
 
-const c10::impl::OperatorEntry* view_entry = nullptr;
-const c10::impl::OperatorEntry* view_as_entry = nullptr;
+  bool is_torchs_own() const {
+    return function != nullptr && function_of(*kernel) == function;
+  }
+};
 
-Way way_of(DispatchKeySet keys) {
-  return {
-      function_of(view_as_entry->lookup(keys)),
-      function_of(view_entry->lookup(keys)),
-      function_of(view_entry->lookup(keys & c10::after_autograd_keyset)),
-      function_of(view_entry->lookup(keys & c10::after_ADInplaceOrView_keyset)),
-  };
-}
-
-/// A kind of tensor whose views are made directly, and torch's way there as it
-/// was at import; empty if it was not torch's own any more.
+/// A kind of tensor whose views are made directly, and what
+/// tensor.view_as(tensor) runs on the way, one after the other.
 struct Kind {
   DispatchKeySet keys;
-  Way way{};
+  std::array<Step, 4> steps{};
+
+  bool is_torchs_own() const {
+    return std::all_of(steps.begin(), steps.end(), [](const Step& step) {
+      return step.is_torchs_own();
+    });
+  }
 };
 
 std::array<Kind, 2> kinds{
@@ -94,6 +95,7 @@ std::array<Kind, 2> kinds{
          DispatchKey::AutogradCUDA,
          DispatchKey::ADInplaceOrView})}};
 
+/// An operator's table, which lives as long as the process.
 const c10::impl::OperatorEntry& entry_of(const char* name) {
   OperatorHandle op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
   return private_member(Definition(), op)->op;
@@ -118,7 +120,7 @@ bool has_direct_view(const at::Tensor& tensor) {
   for (const Kind& kind : kinds) {
     if (keys == kind.keys) {
       return !impl->has_symbolic_sizes_strides() && dispatches_plainly() &&
-          kind.way[0] != nullptr && kind.way == way_of(keys);
+          kind.is_torchs_own();
     }
   }
   return false;
@@ -148,14 +150,24 @@ bool has_plain_view_as(PyObject* object) {
 } // namespace
 
 void init_self_views() {
-  view_entry = &entry_of("aten::view");
-  view_as_entry = &entry_of("aten::view_as");
+  const c10::impl::OperatorEntry& view = entry_of("aten::view");
+  const c10::impl::OperatorEntry& view_as = entry_of("aten::view_as");
   for (Kind& kind : kinds) {
-    const bool is_there = view_entry->hasComputedKernelForDispatchKey(
-        kind.keys.has(DispatchKey::CPU) ? DispatchKey::CPU : DispatchKey::CUDA);
-    const Way way = is_there ? way_of(kind.keys) : Way{};
-    if (std::all_of(way.begin(), way.end(), is_torchs)) {
-      kind.way = way;
+    const DispatchKey backend =
+        kind.keys.highestBackendKey() == c10::BackendComponent::CPUBit
+        ? DispatchKey::CPU
+        : DispatchKey::CUDA;
+    if (!view.hasComputedKernelForDispatchKey(backend)) {
+      continue; // a torch without CUDA
+    }
+    const KernelFunction* kernels[] = {
+        &view_as.lookup(kind.keys),
+        &view.lookup(kind.keys),
+        &view.lookup(kind.keys & c10::after_autograd_keyset),
+        &view.lookup(kind.keys & c10::after_ADInplaceOrView_keyset)};
+    for (size_t i = 0; i < kind.steps.size(); ++i) {
+      void* function = function_of(*kernels[i]);
+      kind.steps[i] = {kernels[i], is_torchs(function) ? function : nullptr};
     }
   }
 }
