@@ -89,7 +89,7 @@ bool Recording::active() const {
 Recording record_call(
     PyObject* cls,
     c10::ArrayRef<PyObject*> arguments,
-    c10::ArrayRef<bool> is_tensor,
+    const Flags& is_tensor,
     c10::ArrayRef<const at::Tensor*> tensors) {
   Recording recording;
   recording.state = torch::jit::tracer::getTracingState();

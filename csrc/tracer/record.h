@@ -2,6 +2,7 @@
 // A custom Function's call in the graph that torch.jit.trace records.
 #pragma once
 
+#include <function/flags.h>
 #include <python/ref.h>
 
 #include <c10/util/ArrayRef.h>
@@ -34,7 +35,7 @@ struct Recording {
 Recording record_call(
     PyObject* cls,
     c10::ArrayRef<PyObject*> arguments,
-    c10::ArrayRef<bool> is_tensor,
+    const Flags& is_tensor,
     c10::ArrayRef<const at::Tensor*> tensors);
 
 /// Completes the node once forward has run and `outputs` are part of the

@@ -54,7 +54,7 @@ Ref input_metadata_tuple(const VariableInfo& info) {
 
 /// For each argument of forward its metadata, or None if it is no tensor.
 Ref input_metadata_tuples(const Ctx& ctx) {
-  const torch_ext::TensorFlags is_tensor = ctx.are_tensors();
+  const torch_ext::Flags is_tensor = ctx.are_tensors();
   size_t next_tensor = 0;
   return tuple_of(is_tensor.size(), [&](size_t i) {
     return is_tensor[i]

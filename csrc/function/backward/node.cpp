@@ -19,11 +19,11 @@ namespace {
 
 using torch_ext::checked;
 using torch_ext::Ctx;
+using torch_ext::Flags;
 using torch_ext::Gil;
 using torch_ext::names;
 using torch_ext::NoGil;
 using torch_ext::Ref;
-using torch_ext::TensorFlags;
 
 /// The gradients that the engine hands over, as Python objects.
 using Gradients = c10::SmallVector<Ref, 8>;
@@ -98,7 +98,7 @@ Ref check_count(const PyNode& node, Ref result, size_t expected) {
 variable_list checked_gradients(
     const PyNode& node,
     const PyObject* results,
-    const TensorFlags& is_tensor) {
+    const Flags& is_tensor) {
   variable_list gradients;
   gradients.reserve(is_tensor.size());
   const Py_ssize_t count = PyTuple_GET_SIZE(results);
@@ -130,7 +130,7 @@ variable_list checked_gradients(
 variable_list to_variables(
     const PyNode& node,
     Ref result,
-    const TensorFlags& is_tensor) {
+    const Flags& is_tensor) {
   if (is_tensor.size() == 1 && is_tensor[0] &&
       torch_ext::has_tensor_type(result.get())) {
     return {THPVariable_Unpack(result.get())};
@@ -217,7 +217,7 @@ variable_list PyNode::apply(variable_list&& inputs) {
 variable_list PyNode::to_variable_list(
     const PyObject* results,
     const std::vector<bool>& is_tensor) {
-  return checked_gradients(*this, results, TensorFlags(is_tensor));
+  return checked_gradients(*this, results, Flags(is_tensor));
 }
 
 PyObject* PyNode::to_py_args(

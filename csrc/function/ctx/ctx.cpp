@@ -107,44 +107,29 @@ compat::NodePtr live_node(Ctx& ctx, const char* attribute) {
   return node;
 }
 
-namespace {
-
-constexpr size_t kBits = 64;
-
-/// The first flag in the lowest bit.
-uint64_t to_bits(c10::ArrayRef<bool> flags) {
-  uint64_t bits = 0;
-  for (size_t i = 0; i < flags.size(); ++i) {
-    bits |= static_cast<uint64_t>(flags[i]) << i;
-  }
-  return bits;
-}
-
-} // namespace
-
-void note_needs_input_grad(Ctx& ctx, c10::ArrayRef<bool> required) {
+void note_needs_input_grad(Ctx& ctx, const Flags& required) {
   // What a class's own __init__ has set, or an earlier call if its __new__
   // returned a ctx that was used before.
   Ref old = Ref::steal(std::exchange(ctx.base.needs_input_grad, nullptr));
   compat::forget_needs_input_grad_bits(ctx.base);
   ctx.input_count = -1;
-  if (required.size() > kBits) {
+  if (!required.are_bits()) {
     ctx.base.needs_input_grad = tuple_of_bools(required.size(), [&](size_t i) {
                                   return required[i];
                                 }).release();
     return;
   }
-  ctx.needs_input_grad = to_bits(required);
+  ctx.needs_input_grad = required.bits();
   ctx.input_count = static_cast<int32_t>(required.size());
 }
 
-void note_tensors(Ctx& ctx, c10::ArrayRef<bool> is_tensor) {
-  if (is_tensor.size() > kBits) {
+void note_tensors(Ctx& ctx, const Flags& is_tensor) {
+  if (!is_tensor.are_bits()) {
     ctx.tensor_count = -1;
-    ctx.base.is_variable_input.assign(is_tensor.begin(), is_tensor.end());
+    ctx.base.is_variable_input = is_tensor.to_vector();
     return;
   }
-  ctx.tensor_bits = to_bits(is_tensor);
+  ctx.tensor_bits = is_tensor.bits();
   ctx.tensor_count = static_cast<int32_t>(is_tensor.size());
 }
 

@@ -5,45 +5,16 @@
 #include <compat.h>
 #include <function/ctx/packed_infos.h>
 #include <function/ctx/type.h>
+#include <function/flags.h>
 #include <python/ref.h>
 
-#include <c10/util/ArrayRef.h>
 #include <torch/csrc/autograd/python_function.h>
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 namespace torch_ext {
-
-/// For each argument of a call whether it is a tensor. Valid until the ctx is
-/// used for another call.
-class TensorFlags {
- public:
-  TensorFlags(uint64_t bits, size_t count) : bits_(bits), count_(count) {}
-  explicit TensorFlags(const std::vector<bool>& flags)
-      : flags_(&flags), count_(flags.size()) {}
-
-  size_t size() const {
-    return count_;
-  }
-  bool operator[](size_t i) const {
-    return flags_ != nullptr ? (*flags_)[i] : (bits_ >> i & uint64_t{1}) != 0;
-  }
-  std::vector<bool> to_vector() const {
-    std::vector<bool> all(count_);
-    for (size_t i = 0; i < count_; ++i) {
-      all[i] = (*this)[i];
-    }
-    return all;
-  }
-
- private:
-  const std::vector<bool>* flags_ = nullptr;
-  uint64_t bits_ = 0;
-  size_t count_;
-};
 
 /// An instance of torch_ext._C.Ctx. torch's own struct comes first, so that
 /// every cast in libtorch_python stays valid; our members follow.
@@ -96,10 +67,11 @@ struct Ctx {
   PyObject*& output_grad_dtypes() {
     return compat::output_grad_dtypes(base, lacking);
   }
-  TensorFlags are_tensors() const {
+  /// For each argument of the call whether it is a tensor.
+  Flags are_tensors() const {
     return tensor_count < 0
-        ? TensorFlags(base.is_variable_input)
-        : TensorFlags(tensor_bits, static_cast<size_t>(tensor_count));
+        ? Flags(base.is_variable_input)
+        : Flags(tensor_bits, static_cast<size_t>(tensor_count));
   }
   bool& boxed_grads_call() {
     return compat::boxed_grads_call(base, lacking);
@@ -154,11 +126,11 @@ Ref new_ctx(PyTypeObject* type);
 
 /// Notes for each argument of a call whether it requires grad, in place of
 /// whatever a class's own __init__ has set. Throws if there is no memory.
-void note_needs_input_grad(Ctx& ctx, c10::ArrayRef<bool> required);
+void note_needs_input_grad(Ctx& ctx, const Flags& required);
 
 /// Notes for each argument of a call whether it is a tensor. Throws if there is
 /// no memory.
-void note_tensors(Ctx& ctx, c10::ArrayRef<bool> is_tensor);
+void note_tensors(Ctx& ctx, const Flags& is_tensor);
 
 /// ctx.needs_input_grad, a tuple of bools that is made on first use, or None.
 /// Throws if there is no memory.

@@ -188,10 +188,10 @@ Ref call(
     PyTypeObject* cls,
     const ClassRecord& record,
     const Arguments& arguments,
+    const Inputs& inputs,
     TimedCall& timed) {
   ObservedCall observed(cls, arguments);
   check_single_level_allowed();
-  Inputs inputs(arguments);
   // Before the node: this may make the history of a view that was changed in
   // place, which is older than the node and has to have a smaller number.
   torch::autograd::edge_list edges;
@@ -231,10 +231,14 @@ PyObject* py_apply(
   }
   TimedCall timed;
   const ClassRecord record = read_class(cls);
-  const Arguments arguments =
-      unwrap_dead(bind_arguments(record, args, count, keywords));
-  Ref result =
-      call(reinterpret_cast<PyTypeObject*>(cls), record, arguments, timed);
+  Arguments arguments = bind_arguments(record, args, count, keywords);
+  std::optional<Inputs> inputs(arguments);
+  if (inputs->has_wrapper) {
+    arguments = unwrap_dead(arguments);
+    inputs.emplace(arguments);
+  }
+  Ref result = call(
+      reinterpret_cast<PyTypeObject*>(cls), record, arguments, *inputs, timed);
   if (timed) {
     timed.end_forward(cls, arguments.begin(), arguments.size(), result.get());
   }

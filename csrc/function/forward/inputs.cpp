@@ -40,13 +40,13 @@ bool has_tangent(const at::Tensor& tensor) {
   return may_have && tensor._fw_grad(/*level=*/0).defined();
 }
 
+bool is_functorch_wrapper(const at::Tensor& tensor) {
+  return tensor.key_set().has(c10::DispatchKey::FuncTorchGradWrapper);
+}
+
 } // namespace
 
 Inputs::Inputs(const Arguments& arguments) {
-  const auto count = static_cast<size_t>(arguments.size());
-  is_tensor.reserve(count);
-  requires_grad.reserve(count);
-  bool any_requires_grad = false;
   for (PyObject* argument : arguments) {
     if (!torch_ext::is_real_tensor(argument)) {
       is_tensor.push_back(false);
@@ -54,14 +54,13 @@ Inputs::Inputs(const Arguments& arguments) {
       continue;
     }
     const at::Tensor& tensor = THPVariable_Unpack(argument);
-    const bool needs_grad = tensor.requires_grad();
     tensors.push_back(&tensor);
     is_tensor.push_back(true);
-    requires_grad.push_back(needs_grad);
-    any_requires_grad |= needs_grad;
+    requires_grad.push_back(tensor.requires_grad());
     has_tangent |= torch_ext::has_tangent(tensor);
+    has_wrapper |= is_functorch_wrapper(tensor);
   }
-  executable = any_requires_grad && at::GradMode::is_enabled();
+  executable = requires_grad.any() && at::GradMode::is_enabled();
 }
 
 bool Inputs::contains(const at::Tensor& tensor) const {
@@ -82,30 +81,14 @@ torch::autograd::edge_list Inputs::edges() const {
   return edges;
 }
 
-namespace {
-
-bool is_functorch_wrapper(PyObject* object) {
-  return is_real_tensor(object) &&
-      THPVariable_Unpack(object).key_set().has(
-          c10::DispatchKey::FuncTorchGradWrapper);
-}
-
-} // namespace
-
-Arguments unwrap_dead(Arguments arguments) {
-  bool any = false;
-  for (PyObject* argument : arguments) {
-    any |= is_functorch_wrapper(argument);
-  }
-  if (!any) {
-    return arguments;
-  }
+Arguments unwrap_dead(const Arguments& arguments) {
   Ref functorch = checked(PyImport_ImportModule(compat::kFunctorchModule));
   Ref unwrap = checked(PyObject_GetAttr(functorch.get(), names.unwrap_if_dead));
   return Arguments(
       tuple_of(static_cast<size_t>(arguments.size()), [&](size_t i) {
         PyObject* argument = arguments.items()[i];
-        return is_functorch_wrapper(argument)
+        return is_real_tensor(argument) &&
+                is_functorch_wrapper(THPVariable_Unpack(argument))
             ? checked(PyObject_CallOneArg(unwrap.get(), argument))
             : Ref::share(argument);
       }));
