@@ -40,6 +40,20 @@ bool has_tangent(const at::Tensor& tensor) {
   return may_have && tensor._fw_grad(/*level=*/0).defined();
 }
 
+/// Where the tensor's gradient goes: impl::gradient_edge(), which takes its time
+/// to find out that the tensor is no view. Only a view's history may have to be
+/// made anew.
+torch::autograd::Edge edge_of(const at::Tensor& tensor) {
+  const AutogradMeta* meta = meta_of(tensor);
+  if (meta == nullptr || meta->is_view_) {
+    return torch::autograd::impl::gradient_edge(tensor);
+  }
+  if (meta->grad_fn_) {
+    return {meta->grad_fn_, meta->output_nr_};
+  }
+  return {torch::autograd::impl::grad_accumulator(tensor), 0};
+}
+
 bool is_functorch_wrapper(const at::Tensor& tensor) {
   return tensor.key_set().has(c10::DispatchKey::FuncTorchGradWrapper);
 }
@@ -76,7 +90,7 @@ torch::autograd::edge_list Inputs::edges() const {
   torch::autograd::edge_list edges;
   edges.reserve(tensors.size());
   for (const at::Tensor* input : tensors) {
-    edges.push_back(torch::autograd::impl::gradient_edge(*input));
+    edges.push_back(edge_of(*input));
   }
   return edges;
 }
