@@ -4,6 +4,7 @@
 #pragma once
 
 #include <python/error.h>
+#include <python/gil.h>
 #include <python/names.h>
 
 #include <c10/core/SafePyObject.h>
@@ -28,6 +29,7 @@
 #include <torch/csrc/autograd/python_saved_variable_hooks.h>
 #endif
 
+#include <atomic>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -66,9 +68,27 @@ using NodeOfCtx = decltype(THPFunction::cdata);
 
 #if TORCH_VERSION_MINOR >= 13
 
+/// A PyNode that takes the GIL only if the thread hasn't got it already: torch
+/// goes through pybind11 each time the node is shared, or no longer is.
+struct OwnNode final : torch::autograd::PyNode {
+  void incref_pyobject() const noexcept override {
+    // Counts are relaxed: who sees that there is an object must see which.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    const Gil gil;
+    Py_XINCREF(pyobj());
+  }
+  void decref_pyobject() const noexcept override {
+    // After Python's end the object is left where it is.
+    if (Py_IsInitialized() != 0) {
+      const Gil gil;
+      Py_XDECREF(pyobj());
+    }
+  }
+};
+
 /// Gives a new ctx its node.
 inline void make_node(PyObject* ctx) {
-  NodePtr node = c10::make_intrusive<torch::autograd::PyNode>();
+  NodePtr node = c10::make_intrusive<OwnNode>();
   torch::utils::PyObjectPreservation::init_fresh_nonatomic(*node, ctx);
   reinterpret_cast<THPFunction*>(ctx)->cdata = std::move(node);
 }

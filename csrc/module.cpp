@@ -15,6 +15,7 @@
 #include <function/forward/apply_callable.h>
 #include <function/forward/backward_cls.h>
 #include <function/forward/class_record.h>
+#include <function/forward/self_view.h>
 #include <function/torch_own.h>
 #include <hooks/register.h>
 #include <notes/lazy_traceback.h>
@@ -161,6 +162,7 @@ void init_globals() {
   torch_ext::init_collections();
   torch_ext::init_backward_cls();
   torch_ext::init_class_records();
+  torch_ext::init_self_views();
   torch_ext::init_anomaly_metadata();
   torch_ext::init_lazy_traceback();
 }

@@ -5,6 +5,7 @@
 #include <python/error.h>
 #include <python/method.h>
 #include <python/names.h>
+#include <python/tuple.h>
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -116,13 +117,9 @@ PyObject* saw(PyObject* const* args, Py_ssize_t count, PyObject* object) {
   END_HANDLE_TH_ERRORS
 }
 
-PyObject* const* items_of(PyObject* tuple) {
-  return reinterpret_cast<PyTupleObject*>(tuple)->ob_item;
-}
-
 PyObject* seen_by_tuple(PyObject* cls, PyObject* args) {
   return saw(
-      items_of(args),
+      items_of(args).data(),
       PyTuple_GET_SIZE(args),
       torchs_apply_as<PyCFunction>()(cls, args));
 }
@@ -132,7 +129,7 @@ PyObject* seen_by_tuple_and_dict(
     PyObject* args,
     PyObject* keywords) {
   return saw(
-      items_of(args),
+      items_of(args).data(),
       PyTuple_GET_SIZE(args),
       torchs_apply_as<PyCFunctionWithKeywords>()(cls, args, keywords));
 }

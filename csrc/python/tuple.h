@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Building tuples.
+// Building and reading tuples.
 #pragma once
 
 #include <python/error.h>
 
+#include <c10/util/ArrayRef.h>
+
 #include <cstddef>
 
 namespace torch_ext {
+
+/// The items of a tuple, borrowed.
+inline c10::ArrayRef<PyObject*> items_of(PyObject* tuple) {
+  return {
+      PySequence_Fast_ITEMS(tuple),
+      static_cast<size_t>(PyTuple_GET_SIZE(tuple))};
+}
 
 /// The tuple (item(0), ..., item(count - 1)). `item` returns a Ref that is not
 /// null, or throws.

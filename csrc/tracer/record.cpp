@@ -61,13 +61,13 @@ void set_item_types(Node* node, const Node* unpacked) {
 /// Makes `values` the traced values of the tensors among `outputs`. Returns the
 /// values that these had before, from inside forward.
 std::vector<Value*> rebind_outputs(
-    PyObject* outputs,
+    c10::ArrayRef<Ref> outputs,
     at::ArrayRef<Value*> values) {
   std::vector<Value*> inside;
   inside.reserve(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
-    PyObject* output = PyTuple_GET_ITEM(outputs, static_cast<Py_ssize_t>(i));
-    if (!is_real_tensor(output)) {
+    PyObject* output = outputs[i].get();
+    if (!has_tensor_type(output)) {
       continue;
     }
     const at::Tensor& tensor = THPVariable_Unpack(output);
@@ -89,7 +89,7 @@ bool Recording::active() const {
 Recording record_call(
     PyObject* cls,
     c10::ArrayRef<PyObject*> arguments,
-    const std::vector<bool>& is_tensor,
+    const Flags& is_tensor,
     c10::ArrayRef<const at::Tensor*> tensors) {
   Recording recording;
   recording.state = torch::jit::tracer::getTracingState();
@@ -116,7 +116,7 @@ Recording record_call(
 void record_outputs(
     const Recording& recording,
     PyTypeObject* cls,
-    PyObject* outputs,
+    c10::ArrayRef<Ref> outputs,
     bool in_place,
     bool single) {
   if (!recording.active()) {
@@ -131,8 +131,7 @@ void record_outputs(
   if (single) {
     node->addOutput();
   } else {
-    giver =
-        add_tuple_output(node, static_cast<size_t>(PyTuple_GET_SIZE(outputs)));
+    giver = add_tuple_output(node, outputs.size());
   }
   const std::vector<Value*> inside = rebind_outputs(outputs, giver->outputs());
   if (autograd_inlining()) {

@@ -2,6 +2,7 @@
 // A custom Function's call in the graph that torch.jit.trace records.
 #pragma once
 
+#include <function/flags.h>
 #include <python/ref.h>
 
 #include <c10/util/ArrayRef.h>
@@ -34,17 +35,17 @@ struct Recording {
 Recording record_call(
     PyObject* cls,
     c10::ArrayRef<PyObject*> arguments,
-    const std::vector<bool>& is_tensor,
+    const Flags& is_tensor,
     c10::ArrayRef<const at::Tensor*> tensors);
 
-/// Completes the node once forward has run and `outputs`, a tuple, are part of
-/// the autograd graph: they become the node's outputs, which the nodes that
+/// Completes the node once forward has run and `outputs` are part of the
+/// autograd graph: they become the node's outputs, which the nodes that
 /// forward recorded had made until then. `single` says that forward returned no
 /// tuple, `in_place` that it marked an input as dirty. Throws.
 void record_outputs(
     const Recording& recording,
     PyTypeObject* cls,
-    PyObject* outputs,
+    c10::ArrayRef<Ref> outputs,
     bool in_place,
     bool single);
 

@@ -53,12 +53,12 @@ Ref input_metadata_tuple(const VariableInfo& info) {
 }
 
 /// For each argument of forward its metadata, or None if it is no tensor.
-Ref input_metadata_tuples(const THPFunction& function) {
-  const auto& is_tensor = function.is_variable_input;
+Ref input_metadata_tuples(const Ctx& ctx) {
+  const torch_ext::Flags is_tensor = ctx.are_tensors();
   size_t next_tensor = 0;
   return tuple_of(is_tensor.size(), [&](size_t i) {
     return is_tensor[i]
-        ? input_metadata_tuple(function.input_info.at(next_tensor++))
+        ? input_metadata_tuple(ctx.base.input_info.at(next_tensor++))
         : Ref::share(Py_None);
   });
 }
@@ -152,7 +152,7 @@ void PyNode::compiled_args(CompiledNodeArgs& args) const {
 
     args.collect(ctx.saved_variables(), /*is_output=*/true);
     args.collect(function.materialize_grads);
-    args.collect(function.is_variable_input);
+    args.collect(ctx.are_tensors().to_vector());
     args.collect(function.needs_input_grad != nullptr || ctx.input_count >= 0);
     args.collect(function.materialize_non_diff_grads);
     args.collect(ctx.output_infos());
@@ -201,7 +201,7 @@ variable_list PyNode::apply_with_saved_impl(
     Ctx& ctx = *torch_ext::ctx_of(*this);
     torch_ext::compat::CriticalSection of_ctx(ctx.object());
     Ref gradients = checked(to_py_args(inputs, &device));
-    Ref metadata = input_metadata_tuples(ctx.base);
+    Ref metadata = input_metadata_tuples(ctx);
     Ref tensors = torch_ext::unpack_saved(ctx);
     const auto [backward_index, state_index, opaque_indices] =
         saved.retrieve_pynode_objs(this);
@@ -223,7 +223,7 @@ variable_list PyNode::apply_with_saved_impl(
         backward_state.get(),
         opaque.get(),
         nullptr)));
-    return to_variable_list(result.get(), ctx.base.is_variable_input);
+    return to_variable_list(result.get(), ctx.are_tensors().to_vector());
   });
 }
 

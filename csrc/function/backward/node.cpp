@@ -19,6 +19,7 @@ namespace {
 
 using torch_ext::checked;
 using torch_ext::Ctx;
+using torch_ext::Flags;
 using torch_ext::Gil;
 using torch_ext::names;
 using torch_ext::NoGil;
@@ -92,6 +93,52 @@ Ref check_count(const PyNode& node, Ref result, size_t expected) {
   return result;
 }
 
+/// `results`, a tuple with one for each of forward's arguments, as the engine
+/// takes them: those for its tensors.
+variable_list checked_gradients(
+    const PyNode& node,
+    const PyObject* results,
+    const Flags& is_tensor) {
+  variable_list gradients;
+  gradients.reserve(is_tensor.size());
+  const Py_ssize_t count = PyTuple_GET_SIZE(results);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* result = PyTuple_GET_ITEM(results, i);
+    if (!is_tensor[static_cast<size_t>(i)]) {
+      TORCH_CHECK(
+          Py_IsNone(result),
+          "function ",
+          node.name(),
+          " returned a gradient different than None at position ",
+          i + 1,
+          ", but the corresponding forward input was not a Variable");
+    } else if (Py_IsNone(result)) {
+      gradients.emplace_back();
+    } else {
+      TORCH_CHECK(
+          torch_ext::is_real_tensor(result),
+          "expected Variable or None (got ",
+          Py_TYPE(result)->tp_name,
+          ")");
+      gradients.push_back(THPVariable_Unpack(result));
+    }
+  }
+  return gradients;
+}
+
+/// What backward returned, as the engine takes it.
+variable_list to_variables(
+    const PyNode& node,
+    Ref result,
+    const Flags& is_tensor) {
+  if (is_tensor.size() == 1 && is_tensor[0] &&
+      torch_ext::has_tensor_type(result.get())) {
+    return {THPVariable_Unpack(result.get())};
+  }
+  result = check_count(node, std::move(result), is_tensor.size());
+  return checked_gradients(node, result.get(), is_tensor);
+}
+
 /// callable(object, *gradients), or callable(*gradients) if it doesn't take
 /// `object` itself.
 Ref call_with(
@@ -158,9 +205,8 @@ variable_list PyNode::apply(variable_list&& inputs) {
                                     : call_apply(self.get(), gradients);
     }();
     gradients.clear();
-    const std::vector<bool>& is_tensor = ctx.base.is_variable_input;
-    result = check_count(*this, std::move(result), is_tensor.size());
-    variable_list returned = to_variable_list(result.get(), is_tensor);
+    variable_list returned =
+        to_variables(*this, std::move(result), ctx.are_tensors());
     if (timed) {
       timed.end_backward(self.get());
     }
@@ -171,31 +217,7 @@ variable_list PyNode::apply(variable_list&& inputs) {
 variable_list PyNode::to_variable_list(
     const PyObject* results,
     const std::vector<bool>& is_tensor) {
-  variable_list gradients;
-  gradients.reserve(is_tensor.size());
-  const Py_ssize_t count = PyTuple_GET_SIZE(results);
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* result = PyTuple_GET_ITEM(results, i);
-    if (!is_tensor[static_cast<size_t>(i)]) {
-      TORCH_CHECK(
-          Py_IsNone(result),
-          "function ",
-          name(),
-          " returned a gradient different than None at position ",
-          i + 1,
-          ", but the corresponding forward input was not a Variable");
-    } else if (Py_IsNone(result)) {
-      gradients.emplace_back();
-    } else {
-      TORCH_CHECK(
-          torch_ext::is_real_tensor(result),
-          "expected Variable or None (got ",
-          Py_TYPE(result)->tp_name,
-          ")");
-      gradients.push_back(THPVariable_Unpack(result));
-    }
-  }
-  return gradients;
+  return checked_gradients(*this, results, Flags(is_tensor));
 }
 
 PyObject* PyNode::to_py_args(

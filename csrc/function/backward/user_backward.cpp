@@ -6,6 +6,7 @@
 #include <function/torch_own.h>
 #include <python/error.h>
 #include <python/names.h>
+#include <python/type_cache.h>
 
 #include <utility>
 
@@ -40,6 +41,40 @@ bool is_false(PyObject* cls, PyObject* name) {
   return value.get() == Py_False;
 }
 
+/// The backward or vjp of a class, whichever it has, as it stands in a dict.
+/// Borrowed from the class.
+TypeCache<PyObject*> backward_cache;
+
+/// Remembers that `backward` was found since `cls` had the tag `version`. All
+/// that was looked at has to be in the class, plain and the same every time.
+void remember_backward(
+    PyTypeObject* cls,
+    unsigned int version,
+    PyObject* backward) {
+  backward_cache.forget(cls);
+  if (!backward_cache.is_storable(cls, version) ||
+      PyType_IsSubtype(cls, torch_own.function.as_type()) == 0 ||
+      !has_plain_attributes(
+          cls, {names.backward, names.vjp, names.boxed_grads_call})) {
+    return;
+  }
+  Ref flag = compat::type_lookup(cls, names.boxed_grads_call);
+  Ref candidates[] = {
+      compat::type_lookup(cls, names.backward),
+      compat::type_lookup(cls, names.vjp)};
+  const bool unboxed =
+      flag ? flag.get() == Py_False : !torch_own.get_user_fn && !backport_apply;
+  if (!unboxed || !is_stable(candidates[0]) || !is_stable(candidates[1])) {
+    return;
+  }
+  for (const Ref& candidate : candidates) {
+    if (resolve(Ref::share(candidate.get()), cls).get() == backward) {
+      backward_cache.store(cls, candidate.get());
+      return;
+    }
+  }
+}
+
 } // namespace
 
 Ref find_user_backward(PyObject* grad_fn) {
@@ -57,6 +92,15 @@ Ref find_user_backward(PyObject* grad_fn) {
       !is_method(grad_fn, names._get_user_fn, torch_own.get_user_fn)) {
     return Ref();
   }
+  auto* type = PyType_Check(cls.get()) ? cls.as_type() : nullptr;
+  if (type != nullptr) {
+    if (PyObject* const* known = backward_cache.find(type)) {
+      return resolve(Ref::share(*known), type);
+    }
+    // Gives the class a version tag.
+    compat::type_lookup(type, names.backward);
+  }
+  const unsigned int version = type != nullptr ? compat::type_version(type) : 0;
   if ((torch_own.get_user_fn || backported) &&
       !is_false(cls.get(), names.boxed_grads_call)) {
     return Ref();
@@ -67,7 +111,11 @@ Ref find_user_backward(PyObject* grad_fn) {
   if (!backward == !vjp) {
     return Ref();
   }
-  return backward ? std::move(backward) : std::move(vjp);
+  Ref found = backward ? std::move(backward) : std::move(vjp);
+  if (type != nullptr) {
+    remember_backward(type, version, found.get());
+  }
+  return found;
 }
 
 void set_backport_apply(Ref apply) {

@@ -17,12 +17,11 @@ namespace torch_ext {
 using torch::autograd::SavedVariable;
 using torch::autograd::VariableInfo;
 
-PyObject* ctx_new(PyTypeObject* type, PyObject*, PyObject*) {
-  PyObject* object = type->tp_alloc(type, 0);
-  if (object == nullptr) {
-    return nullptr;
-  }
-  HANDLE_TH_ERRORS
+namespace {
+
+/// A ctx with a node, of a type that has CtxType's tp_new. Throws.
+Ref make_ctx(PyTypeObject* type) {
+  PyObject* object = checked(type->tp_alloc(type, 0)).release();
   // tp_alloc zeroes the memory; members whose zero is not their start follow.
   Ctx& ctx = as_ctx(object);
   THPFunction& base = ctx.base;
@@ -42,11 +41,17 @@ PyObject* ctx_new(PyTypeObject* type, PyObject*, PyObject*) {
   base.materialize_grads = true;
   base.materialize_non_diff_grads = true;
   ctx.input_count = -1;
+  ctx.tensor_count = -1;
   // From here on ctx_dealloc can end the object, with or without a node.
   Ref owner = Ref::steal(object);
   compat::make_node(object);
-  return owner.release();
-  END_HANDLE_TH_ERRORS
+  return owner;
+}
+
+} // namespace
+
+PyObject* ctx_new(PyTypeObject* type, PyObject*, PyObject*) {
+  return to_slot([&] { return make_ctx(type); });
 }
 
 void ctx_dealloc(PyObject* object) {
@@ -75,7 +80,7 @@ Ref new_ctx(PyTypeObject* type) {
   // an __init__ or __new__ of its own.
   if (type->tp_new == ctx_new && type->tp_init == PyBaseObject_Type.tp_init &&
       Py_TYPE(type)->tp_call == PyType_Type.tp_call) {
-    return checked(ctx_new(type, nullptr, nullptr));
+    return make_ctx(type);
   }
   Ref object = checked(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(type)));
   if (!is_ctx_type(Py_TYPE(object.get()))) {
@@ -102,23 +107,30 @@ compat::NodePtr live_node(Ctx& ctx, const char* attribute) {
   return node;
 }
 
-void note_needs_input_grad(Ctx& ctx, c10::ArrayRef<bool> required) {
+void note_needs_input_grad(Ctx& ctx, const Flags& required) {
   // What a class's own __init__ has set, or an earlier call if its __new__
   // returned a ctx that was used before.
   Ref old = Ref::steal(std::exchange(ctx.base.needs_input_grad, nullptr));
   compat::forget_needs_input_grad_bits(ctx.base);
   ctx.input_count = -1;
-  if (required.size() > 64) {
+  if (!required.are_bits()) {
     ctx.base.needs_input_grad = tuple_of_bools(required.size(), [&](size_t i) {
                                   return required[i];
                                 }).release();
     return;
   }
-  ctx.needs_input_grad = 0;
-  for (size_t i = 0; i < required.size(); ++i) {
-    ctx.needs_input_grad |= static_cast<uint64_t>(required[i]) << i;
+  ctx.needs_input_grad = required.bits();
+  ctx.input_count = static_cast<int32_t>(required.size());
+}
+
+void note_tensors(Ctx& ctx, const Flags& is_tensor) {
+  if (!is_tensor.are_bits()) {
+    ctx.tensor_count = -1;
+    ctx.base.is_variable_input = is_tensor.to_vector();
+    return;
   }
-  ctx.input_count = static_cast<Py_ssize_t>(required.size());
+  ctx.tensor_bits = is_tensor.bits();
+  ctx.tensor_count = static_cast<int32_t>(is_tensor.size());
 }
 
 namespace {

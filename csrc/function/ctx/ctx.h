@@ -5,9 +5,9 @@
 #include <compat.h>
 #include <function/ctx/packed_infos.h>
 #include <function/ctx/type.h>
+#include <function/flags.h>
 #include <python/ref.h>
 
-#include <c10/util/ArrayRef.h>
 #include <torch/csrc/autograd/python_function.h>
 
 #include <atomic>
@@ -29,7 +29,12 @@ struct Ctx {
   /// somebody asks for the tuple. `input_count` is -1 if there are no bits, and
   /// base.needs_input_grad counts.
   uint64_t needs_input_grad;
-  Py_ssize_t input_count;
+  int32_t input_count;
+
+  /// The same for whether each argument is a tensor: if `tensor_count` is -1,
+  /// base.is_variable_input counts.
+  int32_t tensor_count;
+  uint64_t tensor_bits;
 
   /// Saved variables that were dropped, but whose storage somebody may still
   /// look at: an unpack hook that is running (`unpacking` of them are), or
@@ -61,6 +66,12 @@ struct Ctx {
   }
   PyObject*& output_grad_dtypes() {
     return compat::output_grad_dtypes(base, lacking);
+  }
+  /// For each argument of the call whether it is a tensor.
+  Flags are_tensors() const {
+    return tensor_count < 0
+        ? Flags(base.is_variable_input)
+        : Flags(tensor_bits, static_cast<size_t>(tensor_count));
   }
   bool& boxed_grads_call() {
     return compat::boxed_grads_call(base, lacking);
@@ -115,7 +126,11 @@ Ref new_ctx(PyTypeObject* type);
 
 /// Notes for each argument of a call whether it requires grad, in place of
 /// whatever a class's own __init__ has set. Throws if there is no memory.
-void note_needs_input_grad(Ctx& ctx, c10::ArrayRef<bool> required);
+void note_needs_input_grad(Ctx& ctx, const Flags& required);
+
+/// Notes for each argument of a call whether it is a tensor. Throws if there is
+/// no memory.
+void note_tensors(Ctx& ctx, const Flags& is_tensor);
 
 /// ctx.needs_input_grad, a tuple of bools that is made on first use, or None.
 /// Throws if there is no memory.

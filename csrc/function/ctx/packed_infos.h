@@ -5,7 +5,10 @@
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/variable_info.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 namespace torch_ext {
@@ -21,9 +24,10 @@ class PackedInfos {
  public:
   using VariableInfo = torch::autograd::VariableInfo;
 
-  /// Starts over, for a call whose infos end up in `infos`.
-  void begin(std::vector<VariableInfo>& infos) {
+  /// Starts over, for a call with `count` infos, which end up in `infos`.
+  void begin(std::vector<VariableInfo>& infos, size_t count) {
     words_.clear();
+    words_.reserve(2 * count); // most tensors have one dimension or two
     infos.clear();
   }
   bool empty() const {
@@ -59,8 +63,48 @@ class PackedInfos {
  private:
   static constexpr int64_t kNone = -1;
 
-  static bool is_plain(const at::Tensor& tensor);
-  void pack(const at::Tensor& tensor);
+  /// The first word of a tensor; the sizes follow.
+  struct Header {
+    at::ScalarType scalar_type;
+    at::Layout layout;
+    at::DeviceType device_type;
+    c10::DeviceIndex device_index;
+    uint16_t dimensions;
+    bool requires_grad;
+  };
+  static_assert(sizeof(Header) <= sizeof(int64_t));
+
+  static constexpr c10::DispatchKeySet kNotPlain{
+      c10::DispatchKey::Python,
+      c10::DispatchKey::NestedTensor,
+      c10::DispatchKey::Functionalize,
+      c10::DispatchKey::FuncTorchBatched,
+      c10::DispatchKey::FuncTorchGradWrapper};
+
+  static bool is_plain(const at::Tensor& tensor) {
+    const at::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+    return !impl->key_set().has_any(kNotPlain) &&
+        !impl->has_symbolic_sizes_strides() &&
+        impl->dim() <= std::numeric_limits<uint16_t>::max();
+  }
+  void pack(const at::Tensor& tensor) {
+    const at::IntArrayRef sizes = tensor.sizes();
+    const at::Device device = tensor.device();
+    const size_t begin = words_.size();
+    words_.resize_for_overwrite(begin + 1 + sizes.size());
+    int64_t* word = words_.begin() + begin;
+    new (word) Header{
+        tensor.scalar_type(),
+        tensor.layout(),
+        device.type(),
+        device.index(),
+        static_cast<uint16_t>(sizes.size()),
+        tensor.requires_grad()};
+    for (const int64_t size : sizes) {
+      *++word = size;
+    }
+  }
+  static VariableInfo unpacked(const Header& header, const int64_t* sizes);
   void unpack_words(std::vector<VariableInfo>& infos);
 
   /// For each tensor a header and its sizes, or kNone.

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <function/ctx/saved.h>
 
+#include <private_member.h>
 #include <python/error.h>
 #include <python/tensor.h>
 #include <python/tuple.h>
 
+#include <algorithm>
 #include <string_view>
 #include <typeinfo>
 #include <utility>
@@ -17,15 +19,11 @@ using compat::PythonHooks;
 using torch::autograd::SavedVariable;
 using torch::autograd::SavedVariableHooks;
 
-bool is_output(PyObject* outputs, const at::Tensor& tensor) {
-  const Py_ssize_t count = PyTuple_GET_SIZE(outputs);
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* output = PyTuple_GET_ITEM(outputs, i);
-    if (is_real_tensor(output) && THPVariable_Unpack(output).is_same(tensor)) {
-      return true;
-    }
-  }
-  return false;
+bool is_output(c10::ArrayRef<Ref> outputs, const at::Tensor& tensor) {
+  return std::any_of(outputs.begin(), outputs.end(), [&](const Ref& output) {
+    return has_tensor_type(output.get()) &&
+        THPVariable_Unpack(output.get()).is_same(tensor);
+  });
 }
 
 /// Keeps the storage of the saved variables in place while an unpack hook runs.
@@ -52,19 +50,6 @@ class Unpacking {
 
  private:
   Ctx& ctx_;
-};
-
-/// Reaches a private member by explicit instantiation, which no access check
-/// applies to.
-template <typename Tag, auto member>
-struct PrivateMember {
-  friend auto& private_member(Tag, typename Tag::Class& object) {
-    return object.*member;
-  }
-};
-template <typename Owner>
-struct MemberOf {
-  using Class = Owner;
 };
 
 struct Data : MemberOf<SavedVariable> {};
@@ -141,7 +126,7 @@ PyObject* const* TensorsToSave::end() const {
   return tuple_ ? begin() + PyTuple_GET_SIZE(tuple_.get()) : nullptr;
 }
 
-void TensorsToSave::save(Ctx& ctx, PyObject* outputs) const {
+void TensorsToSave::save(Ctx& ctx, c10::ArrayRef<Ref> outputs) const {
   if (!tuple_ || begin() == end()) {
     ctx.maybe_saved.store(false, std::memory_order_release);
     return;

@@ -21,9 +21,9 @@ class TensorsToSave {
   PyObject* const* begin() const;
   PyObject* const* end() const;
 
-  /// Saves them in `ctx`, whose call returned `outputs` (a tuple). After the
-  /// outputs have got their grad_fn, which saving must see.
-  void save(Ctx& ctx, PyObject* outputs) const;
+  /// Saves them in `ctx`, whose call returned `outputs`. After the outputs have
+  /// got their grad_fn, which saving must see.
+  void save(Ctx& ctx, c10::ArrayRef<Ref> outputs) const;
 
  private:
   Ref tuple_;

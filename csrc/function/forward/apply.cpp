@@ -7,6 +7,7 @@
 #include <function/forward/class_record.h>
 #include <function/forward/inputs.h>
 #include <function/forward/modes.h>
+#include <function/forward/no_grad.h>
 #include <function/forward/outputs.h>
 #include <function/forward/record_function.h>
 #include <function/torch_own.h>
@@ -16,6 +17,7 @@
 #include <python/error.h>
 #include <python/names.h>
 #include <python/tensor.h>
+#include <python/tuple.h>
 #include <tracer/record.h>
 
 #include <ATen/core/grad_mode.h>
@@ -95,8 +97,7 @@ Ref call_forward(
     Ctx& ctx,
     const Arguments& arguments,
     TimedCall& timed) {
-  at::AutoGradMode no_grad(false);
-  at::AutoFwGradMode no_tangents(false);
+  const NoGrad no_grad;
   if (!record.separate_setup) {
     const TimedCall::UserCode user(timed);
     return call_with(record.forward.get(), ctx.object(), arguments);
@@ -125,13 +126,13 @@ Ref call_forward(
 void prepare_ctx(
     Ctx& ctx,
     const ClassRecord& record,
-    Inputs& inputs,
+    const Inputs& inputs,
     torch::autograd::edge_list edges) {
   ctx.base.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
   ctx.boxed_grads_call() = record.boxed_grads_call;
   ctx.node().set_next_edges(std::move(edges));
   note_needs_input_grad(ctx, inputs.requires_grad);
-  ctx.base.is_variable_input = std::move(inputs.is_tensor);
+  note_tensors(ctx, inputs.is_tensor);
 }
 
 /// Makes what forward returned the outputs of the node. Returns apply()'s
@@ -146,11 +147,13 @@ Ref finish(
     TimedCall& timed) {
   compat::CriticalSection of_ctx(ctx.object());
   const bool single = !PyTuple_Check(result.get());
-  result = as_tuple(std::move(result));
+  PyObject* const only = result.get();
+  const c10::ArrayRef<PyObject*> raw =
+      single ? c10::ArrayRef<PyObject*>(only) : items_of(only);
   THPFunction& base = ctx.base;
   ctx.node().clear_input_metadata();
   if (inputs.executable) {
-    ctx.packed_inputs.begin(base.input_info);
+    ctx.packed_inputs.begin(base.input_info, inputs.tensors.size());
     for (const at::Tensor* tensor : inputs.tensors) {
       ctx.packed_inputs.add(base.input_info, *tensor);
     }
@@ -158,12 +161,12 @@ Ref finish(
   const TensorsToSave to_save(ctx, inputs.executable);
   const bool in_place = base.dirty_tensors != nullptr;
   auto [outputs, attached] =
-      wrap_outputs(ctx, inputs, result.get(), to_save, record.separate_setup);
+      wrap_outputs(ctx, inputs, raw, to_save, record.separate_setup);
   if (recording) {
-    record_outputs(*recording, cls, outputs.get(), in_place, single);
+    record_outputs(*recording, cls, outputs, in_place, single);
   }
   if (inputs.executable) {
-    to_save.save(ctx, outputs.get());
+    to_save.save(ctx, outputs);
     compat::node_created(attached);
     if (timed) {
       timed.note_saved(to_save.begin(), to_save.end());
@@ -172,8 +175,12 @@ Ref finish(
     ctx.maybe_saved.store(false, std::memory_order_release);
   }
   Ref::steal(std::exchange(base.saved_for_forward, nullptr));
-  return single ? Ref::share(PyTuple_GET_ITEM(outputs.get(), 0))
-                : std::move(outputs);
+  if (single) {
+    return std::move(outputs[0]);
+  }
+  return tuple_of(outputs.size(), [&outputs = outputs](size_t i) {
+    return std::move(outputs[i]);
+  });
 }
 
 /// The call proper, under no transform of torch.func.
@@ -181,10 +188,10 @@ Ref call(
     PyTypeObject* cls,
     const ClassRecord& record,
     const Arguments& arguments,
+    const Inputs& inputs,
     TimedCall& timed) {
   ObservedCall observed(cls, arguments);
   check_single_level_allowed();
-  Inputs inputs(arguments);
   // Before the node: this may make the history of a view that was changed in
   // place, which is older than the node and has to have a smaller number.
   torch::autograd::edge_list edges;
@@ -202,10 +209,7 @@ Ref call(
   std::optional<Recording> recording;
   if (tracing()) {
     recording = record_call(
-        class_object,
-        arguments.items(),
-        ctx.base.is_variable_input,
-        inputs.tensors);
+        class_object, arguments.items(), inputs.is_tensor, inputs.tensors);
   }
   Ref result = call_forward(class_object, record, ctx, arguments, timed);
   return finish(cls, ctx, record, inputs, recording, std::move(result), timed);
@@ -227,10 +231,14 @@ PyObject* py_apply(
   }
   TimedCall timed;
   const ClassRecord record = read_class(cls);
-  const Arguments arguments =
-      unwrap_dead(bind_arguments(record, args, count, keywords));
-  Ref result =
-      call(reinterpret_cast<PyTypeObject*>(cls), record, arguments, timed);
+  Arguments arguments = bind_arguments(record, args, count, keywords);
+  std::optional<Inputs> inputs(arguments);
+  if (inputs->has_wrapper) {
+    arguments = unwrap_dead(arguments);
+    inputs.emplace(arguments);
+  }
+  Ref result = call(
+      reinterpret_cast<PyTypeObject*>(cls), record, arguments, *inputs, timed);
   if (timed) {
     timed.end_forward(cls, arguments.begin(), arguments.size(), result.get());
   }

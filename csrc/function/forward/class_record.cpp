@@ -9,10 +9,8 @@
 #include <python/error.h>
 #include <python/immortal.h>
 #include <python/names.h>
+#include <python/type_cache.h>
 
-#include <array>
-#include <cstdint>
-#include <initializer_list>
 #include <utility>
 
 namespace torch_ext {
@@ -24,16 +22,8 @@ namespace {
 Immortal backport_class;
 Immortal backports_of_ctx;
 
-/// What read_class() has found, to be used again while the class is unchanged.
-///
-/// Invariant: while `cls_version` is the version tag of `cls`, and
-/// `metaclass_version` that of its metaclass, neither they nor a base of them
-/// has been changed. So each attribute has the value that it had, and the
-/// references, which are borrowed, are kept by the class or a base of it.
+/// What read_class() has found. Its references are borrowed from the class.
 struct CachedClass {
-  PyTypeObject* cls = nullptr;
-  unsigned int cls_version = 0;
-  unsigned int metaclass_version = 0;
   PyObject* forward = nullptr; // as it stands in a dict, before its __get__
   PyObject* ctx_type = nullptr;
   bool separate_setup = false;
@@ -42,75 +32,7 @@ struct CachedClass {
   bool takes_keywords = true;
 };
 
-// Each class has one line where it can stand, by its address, and takes the
-// place of the class that is there: so classes made by the thousand, as
-// functorch does, cost no memory. A line of a class that is gone is harmless,
-// since no other type gets its version tag. Guarded by the GIL; not used on
-// free-threaded Python.
-constexpr size_t kCacheSize = 1024;
-std::array<CachedClass, kCacheSize> cache;
-
-CachedClass& cache_line(const PyTypeObject* cls) {
-  auto address = reinterpret_cast<uintptr_t>(cls);
-  return cache[(address >> 4 ^ address >> 14) % kCacheSize];
-}
-
-/// Forgets all classes if that invariant may not hold: version tags have
-/// started over.
-void check_cache() {
-  if (compat::version_tags_restarted()) {
-    cache.fill(CachedClass());
-  }
-}
-
-bool is_current(const CachedClass& line, const PyTypeObject* cls) {
-  return !compat::kFreeThreaded && line.cls == cls && line.cls_version != 0 &&
-      line.cls_version == compat::type_version(cls) &&
-      line.metaclass_version == compat::type_version(Py_TYPE(cls));
-}
-
-/// Whether for each name that read_class() looks up, cls.<name> is the
-/// attribute in the dict of the class or a base, after its __get__: the
-/// metaclass has no attribute of that name, and no __getattribute__ of its own.
-bool has_plain_attributes(PyTypeObject* cls) {
-  PyTypeObject* metaclass = Py_TYPE(cls);
-  if (metaclass->tp_getattro != PyType_Type.tp_getattro) {
-    return false;
-  }
-  for (PyObject* name : std::initializer_list<PyObject*>{
-           names.forward,
-           names.setup_context,
-           names._backward_cls,
-           names.clear_saved_tensors_on_access,
-           names.boxed_grads_call}) {
-    if (compat::type_lookup(metaclass, name)) {
-      return false;
-    }
-  }
-  return true;
-}
-
-/// The value of a plain attribute: what cls.<name> is if `attribute` stands in
-/// the dict. Held meanwhile, since its __get__ may change the class.
-Ref resolve(Ref attribute, PyTypeObject* cls) {
-  if (descrgetfunc get = Py_TYPE(attribute.get())->tp_descr_get) {
-    return checked(
-        get(attribute.get(), nullptr, reinterpret_cast<PyObject*>(cls)));
-  }
-  return attribute;
-}
-
-bool is_constant(const Ref& attribute) {
-  return attribute && Py_TYPE(attribute.get())->tp_descr_get == nullptr;
-}
-
-/// Whether cls.<name> is the same each time until the class is changed.
-bool is_stable(const Ref& attribute) {
-  return attribute &&
-      (PyFunction_Check(attribute.get()) ||
-       Py_IS_TYPE(attribute.get(), &PyStaticMethod_Type) ||
-       is_constant(attribute));
-}
+TypeCache<CachedClass> class_cache;
 
 /// The value of a flag; null, and no exception, if it can't be had: torch says
 /// that the flag is missing, whatever the lookup raised. MemoryError is thrown.
@@ -168,7 +90,7 @@ bool is_overridden(PyObject* setup_context) {
   return differs != 0;
 }
 
-/// Fills the cache line of `cls`, or empties it.
+/// Remembers `record`, or forgets what was remembered of `cls`.
 ///
 /// `record` was read since the class had the tag `version`. It may be used
 /// again only if the class has that tag still, no code of the user's takes part
@@ -179,13 +101,15 @@ void remember(
     PyTypeObject* cls,
     unsigned int version,
     const ClassRecord& record) {
-  if (compat::kFreeThreaded) {
-    return;
-  }
-  CachedClass& line = cache_line(cls);
-  line = CachedClass();
-  if (version == 0 || version != compat::type_version(cls) ||
-      compat::type_version(Py_TYPE(cls)) == 0 || !has_plain_attributes(cls)) {
+  class_cache.forget(cls);
+  if (!class_cache.is_storable(cls, version) ||
+      !has_plain_attributes(
+          cls,
+          {names.forward,
+           names.setup_context,
+           names._backward_cls,
+           names.clear_saved_tensors_on_access,
+           names.boxed_grads_call})) {
     return;
   }
   Ref forward = compat::type_lookup(cls, names.forward);
@@ -201,15 +125,14 @@ void remember(
        !is_constant(compat::type_lookup(cls, names.boxed_grads_call)))) {
     return;
   }
-  line.cls = cls;
-  line.cls_version = version;
-  line.metaclass_version = compat::type_version(Py_TYPE(cls));
-  line.forward = forward.get();
-  line.ctx_type = record.ctx_type.get();
-  line.separate_setup = record.separate_setup;
-  line.clear_saved_tensors_on_access = record.clear_saved_tensors_on_access;
-  line.boxed_grads_call = record.boxed_grads_call;
-  line.takes_keywords = record.takes_keywords;
+  class_cache.store(
+      cls,
+      {forward.get(),
+       record.ctx_type.get(),
+       record.separate_setup,
+       record.clear_saved_tensors_on_access,
+       record.boxed_grads_call,
+       record.takes_keywords});
 }
 
 } // namespace
@@ -221,14 +144,13 @@ void init_class_records() {
 ClassRecord read_class(PyObject* object) {
   auto* cls = reinterpret_cast<PyTypeObject*>(object);
   ClassRecord record;
-  check_cache();
-  if (const CachedClass& line = cache_line(cls); is_current(line, cls)) {
-    record.ctx_type = Ref::share(line.ctx_type);
-    record.separate_setup = line.separate_setup;
-    record.clear_saved_tensors_on_access = line.clear_saved_tensors_on_access;
-    record.boxed_grads_call = line.boxed_grads_call;
-    record.takes_keywords = line.takes_keywords;
-    record.forward = resolve(Ref::share(line.forward), cls);
+  if (const CachedClass* known = class_cache.find(cls)) {
+    record.ctx_type = Ref::share(known->ctx_type);
+    record.separate_setup = known->separate_setup;
+    record.clear_saved_tensors_on_access = known->clear_saved_tensors_on_access;
+    record.boxed_grads_call = known->boxed_grads_call;
+    record.takes_keywords = known->takes_keywords;
+    record.forward = resolve(Ref::share(known->forward), cls);
     return record;
   }
   record.ctx_type =

@@ -28,7 +28,7 @@ std::optional<at::ScalarType> to_dtype(PyObject* declaration) {
 
 GradDtypes::GradDtypes(
     Ctx& ctx,
-    PyObject* raw_outputs,
+    c10::ArrayRef<PyObject*> raw_outputs,
     const Marked& non_differentiable) {
   const Ref declarations = Ref::share(ctx.output_grad_dtypes());
   if (!declarations) {
@@ -39,7 +39,7 @@ GradDtypes::GradDtypes(
       PyTuple_Check(declared),
       "set_output_grad_dtype expects the declarations to be a tuple, but got: ",
       Py_TYPE(declared)->tp_name);
-  const Py_ssize_t count = PyTuple_GET_SIZE(raw_outputs);
+  const auto count = static_cast<Py_ssize_t>(raw_outputs.size());
   TORCH_CHECK(
       PyTuple_GET_SIZE(declared) == count,
       "set_output_grad_dtype expected the number of declarations to match the "
@@ -49,7 +49,7 @@ GradDtypes::GradDtypes(
       PyTuple_GET_SIZE(declared),
       " declarations were provided");
   for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* output = PyTuple_GET_ITEM(raw_outputs, i);
+    PyObject* output = raw_outputs[static_cast<size_t>(i)];
     dtypes_.push_back(to_dtype(PyTuple_GET_ITEM(declared, i)));
     TORCH_CHECK(
         !dtypes_.back() ||

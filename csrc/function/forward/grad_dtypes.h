@@ -15,7 +15,10 @@ class GradDtypes {
  public:
   /// Takes out of `ctx` what was declared for `raw_outputs`, a tuple. On misuse
   /// throws torch's error and leaves it there.
-  GradDtypes(Ctx& ctx, PyObject* raw_outputs, const Marked& non_differentiable);
+  GradDtypes(
+      Ctx& ctx,
+      c10::ArrayRef<PyObject*> raw_outputs,
+      const Marked& non_differentiable);
 
   /// Has the engine convert the gradients of the node's outputs.
   void declare(torch::autograd::Node& node) const;

@@ -3,12 +3,11 @@
 #pragma once
 
 #include <compat.h>
+#include <function/flags.h>
 #include <function/forward/arguments.h>
 
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/edge.h>
-
-#include <vector>
 
 namespace torch_ext {
 
@@ -17,13 +16,16 @@ namespace torch_ext {
 struct Inputs {
   c10::SmallVector<const at::Tensor*, 16> tensors;
   /// For each argument, whether it is a tensor, and whether it requires grad.
-  std::vector<bool> is_tensor;
-  c10::SmallVector<bool, 32> requires_grad;
+  Flags is_tensor;
+  Flags requires_grad;
   /// Whether the node is going to run in some backward: grad mode is on and an
   /// input requires grad.
   bool executable = false;
   /// Whether an input has a forward-mode tangent.
   bool has_tangent = false;
+  /// Whether an input is the wrapper of a torch.func transform, which must have
+  /// ended: see unwrap_dead().
+  bool has_wrapper = false;
 
   /// Throws TypeError for an argument that only claims to be a tensor.
   explicit Inputs(const Arguments& arguments);
@@ -34,6 +36,6 @@ struct Inputs {
 
 /// Replaces each tensor that is the wrapper of a torch.func transform which has
 /// ended by the tensor that it wraps.
-Arguments unwrap_dead(Arguments arguments);
+Arguments unwrap_dead(const Arguments& arguments);
 
 } // namespace torch_ext

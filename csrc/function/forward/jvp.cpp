@@ -35,7 +35,7 @@ variable_list call_jvp(
     const variable_list& inputs,
     const variable_list& tangents) {
   Gil gil;
-  const std::vector<bool>& is_tensor = ctx.base.is_variable_input;
+  const Flags is_tensor = ctx.are_tensors();
   size_t next_tensor = 0;
   Ref arguments = tuple_of(is_tensor.size(), [&](size_t i) {
     if (!is_tensor[i]) {

@@ -19,7 +19,7 @@ void insert_tensors(
     PyObject* const* end) {
   for (PyObject* const* item = begin; item != end; ++item) {
     if (is_real_tensor(*item)) {
-      marked.insert(THPVariable_Unpack(*item).unsafeGetTensorImpl());
+      marked.insert(THPVariable_Unpack(*item));
     }
   }
 }
@@ -45,7 +45,7 @@ Marked take_non_differentiable(Ctx& ctx) {
         is_real_tensor(item),
         "mark_non_differentiable only accepts variable arguments, but got ",
         compat::message_end(Py_TYPE(item)->tp_name));
-    marked.insert(THPVariable_Unpack(item).unsafeGetTensorImpl());
+    marked.insert(THPVariable_Unpack(item));
   }
   return marked;
 }
@@ -68,7 +68,7 @@ Marked take_dirty(Ctx& ctx) {
         "mark_dirty can only accept variables, but argument ",
         compat::message_end(i, " is of type ", Py_TYPE(item)->tp_name));
     const at::Tensor& tensor = THPVariable_Unpack(item);
-    marked.insert(tensor.unsafeGetTensorImpl());
+    marked.insert(tensor);
     bump_version(tensor, "mark_dirty");
   }
   return marked;
@@ -95,7 +95,7 @@ Marked saved_by_setup_context(const Ctx& ctx, const TensorsToSave& to_save) {
 bool is_differentiable(
     const at::Tensor& output,
     const Marked& non_differentiable) {
-  return non_differentiable.count(output.unsafeGetTensorImpl()) == 0 &&
+  return !non_differentiable.contains(output) &&
       torch::autograd::isDifferentiableType(output.scalar_type());
 }
 

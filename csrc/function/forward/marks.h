@@ -5,12 +5,36 @@
 #include <function/ctx/ctx.h>
 #include <function/ctx/saved.h>
 
+#include <optional>
 #include <unordered_set>
 
 namespace torch_ext {
 
-/// Tensors by identity.
-using Marked = std::unordered_set<at::TensorImpl*>;
+/// Tensors by identity. Most calls mark none, and make no set.
+class Marked {
+ public:
+  using Set = std::unordered_set<at::TensorImpl*>;
+
+  void insert(const at::Tensor& tensor) {
+    if (!set_) {
+      set_.emplace();
+    }
+    set_->insert(tensor.unsafeGetTensorImpl());
+  }
+  bool empty() const {
+    return !set_.has_value();
+  }
+  bool contains(const at::Tensor& tensor) const {
+    return set_ && set_->count(tensor.unsafeGetTensorImpl()) != 0;
+  }
+  /// As torch's own code takes them.
+  Set set() const {
+    return set_.value_or(Set());
+  }
+
+ private:
+  std::optional<Set> set_;
+};
 
 /// Takes out of `ctx` what was marked non-differentiable. Throws torch's error
 /// on misuse.

@@ -38,7 +38,7 @@ at::Tensor make_stand_in() {
 
 MovedLeaves::MovedLeaves(const Inputs& inputs, const Marked& dirty) {
   for (const at::Tensor* tensor : inputs.tensors) {
-    if (dirty.count(tensor->unsafeGetTensorImpl()) != 0) {
+    if (dirty.contains(*tensor)) {
       if (auto node = impl::try_get_grad_accumulator(*tensor)) {
         accumulators_.push_back(std::move(node));
       }

@@ -5,15 +5,13 @@
 #include <function/forward/jvp.h>
 #include <function/forward/marks.h>
 #include <function/forward/moved_leaves.h>
-#include <function/torch_own.h>
+#include <function/forward/self_view.h>
 #include <python/error.h>
-#include <python/names.h>
 #include <python/tensor.h>
 
-#include <ATen/PythonTorchFunctionTLS.h>
-#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/forward_grad.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace torch_ext {
@@ -26,51 +24,18 @@ using torch::autograd::optional_variable_list;
 using torch::autograd::variable_list;
 namespace impl = torch::autograd::impl;
 
-at::Tensor view_as_self_by_python(const at::Tensor& tensor) {
-  Ref object = checked(THPVariable_Wrap(tensor));
-  Ref view = checked(PyObject_CallMethodObjArgs(
-      object.get(), names.view_as, object.get(), nullptr));
-  TORCH_CHECK_TYPE(
-      is_real_tensor(view.get()),
-      "view_as of an output of type ",
-      Py_TYPE(object.get())->tp_name,
-      " must return a Tensor, got ",
-      Py_TYPE(view.get())->tp_name);
-  return THPVariable_Unpack(view.get());
-}
-
-/// Whether tensor.view_as(tensor) in Python would go straight to ATen: the
-/// tensor is plain, no mode intercepts, and the method is torch's own.
-bool has_plain_view_as(PyObject* object) {
-  return THPVariable_CheckExact(object) &&
-      !at::impl::torch_function_mode_enabled() &&
-      compat::type_lookup(Py_TYPE(object), names.view_as).get() ==
-      torch_own.view_as.get();
-}
-
-/// A view of the whole tensor, made as if by forward: an input that is returned
-/// as it is becomes one, so that it can have a grad_fn of its own.
-at::Tensor view_as_self(PyObject* object) {
-  at::AutoFwGradMode no_tangents(false);
-  at::AutoGradMode no_grad(false);
-  const at::Tensor& tensor = THPVariable_Unpack(object);
-  return has_plain_view_as(object) ? tensor.view_as(tensor)
-                                   : view_as_self_by_python(tensor);
-}
-
 /// One call's outputs on their way into the graph.
 class Wrapping {
  public:
   Wrapping(
       Ctx& ctx,
       const Inputs& inputs,
-      PyObject* raw_outputs,
+      c10::ArrayRef<PyObject*> raw_outputs,
       const TensorsToSave& to_save,
       bool separate_setup)
       : ctx_(ctx),
         inputs_(inputs),
         raw_(raw_outputs),
-        count_(PyTuple_GET_SIZE(raw_outputs)),
         executable_(inputs.executable),
         non_differentiable_(take_non_differentiable(ctx)),
         dirty_(take_dirty(ctx)),
@@ -81,9 +46,9 @@ class Wrapping {
   }
 
   Wrapped run() {
-    outputs_ = checked(PyTuple_New(count_));
+    outputs_.reserve(raw_.size());
     if (executable_) {
-      ctx_.packed_outputs.begin(ctx_.base.output_info);
+      ctx_.packed_outputs.begin(ctx_.base.output_info, raw_.size());
     }
     if (is_common_case()) {
       wrap_here();
@@ -104,78 +69,73 @@ class Wrapping {
     if (!dirty_.empty() || inputs_.has_tangent || ctx_.base.pure_view) {
       return false;
     }
-    for (Py_ssize_t i = 0; i < count_ && !saved_by_setup_.empty(); ++i) {
-      PyObject* raw = PyTuple_GET_ITEM(raw_, i);
-      if (is_real_tensor(raw)) {
-        const at::Tensor& tensor = THPVariable_Unpack(raw);
-        if (inputs_.contains(tensor) &&
-            saved_by_setup_.count(tensor.unsafeGetTensorImpl()) != 0) {
-          return false;
-        }
-      }
+    if (saved_by_setup_.empty()) {
+      return true;
     }
-    return true;
+    return std::none_of(raw_.begin(), raw_.end(), [this](PyObject* raw) {
+      return is_real_tensor(raw) && inputs_.contains(THPVariable_Unpack(raw)) &&
+          saved_by_setup_.contains(THPVariable_Unpack(raw));
+    });
   }
 
   bool is_differentiable(const at::Tensor& tensor) const {
     return torch_ext::is_differentiable(tensor, non_differentiable_);
   }
 
-  /// Stores output `i`, which was `raw` and is `tensor` now, and notes what
-  /// backward needs in order to make a zero gradient for it.
-  void store(Py_ssize_t i, PyObject* raw, const at::Tensor& tensor) {
+  /// Stores the next output, which was `raw` and is `tensor` now, and notes
+  /// what backward needs in order to make a zero gradient for it.
+  void store(PyObject* raw, at::Tensor&& tensor) {
     if (executable_) {
       // Nested tensors can't be made from sizes alone.
       const bool by_zeros_like =
-          count_ > 1 && tensor.is_nested() && is_differentiable(tensor);
+          raw_.size() > 1 && tensor.is_nested() && is_differentiable(tensor);
       ctx_.packed_outputs.add(ctx_.base.output_info, tensor, by_zeros_like);
     }
-    PyObject* output = tensor.is_same(THPVariable_Unpack(raw))
-        ? Py_NewRef(raw)
-        : checked(THPVariable_Wrap(tensor)).release();
-    PyTuple_SET_ITEM(outputs_.get(), i, output);
+    outputs_.push_back(
+        tensor.is_same(THPVariable_Unpack(raw))
+            ? Ref::share(raw)
+            : checked(THPVariable_Wrap(std::move(tensor))));
   }
 
-  void store_other(Py_ssize_t i, PyObject* raw) {
+  void store_other(PyObject* raw) {
     if (executable_) {
       ctx_.packed_outputs.add_none(ctx_.base.output_info);
     }
-    PyTuple_SET_ITEM(outputs_.get(), i, Py_NewRef(raw));
+    outputs_.push_back(Ref::share(raw));
   }
 
   void wrap_here();
-  at::Tensor wrap_tensor(Py_ssize_t i, PyObject* raw, bool differentiable);
+  at::Tensor wrap_tensor(size_t i, bool differentiable);
   void wrap_by_torch();
 
   Ctx& ctx_;
   const Inputs& inputs_;
-  PyObject* raw_;
-  Py_ssize_t count_;
+  c10::ArrayRef<PyObject*> raw_;
   bool executable_;
   Marked non_differentiable_;
   Marked dirty_;
   GradDtypes grad_dtypes_;
   Marked saved_by_setup_;
-  Ref outputs_;
+  decltype(Wrapped::outputs) outputs_;
   compat::NodePtr attached_;
 };
 
 /// Does what torch's code does in the common case.
 void Wrapping::wrap_here() {
   int differentiable_outputs = 0;
-  for (Py_ssize_t i = 0; i < count_; ++i) {
-    PyObject* raw = PyTuple_GET_ITEM(raw_, i);
+  for (size_t i = 0; i < raw_.size(); ++i) {
+    PyObject* raw = raw_[i];
     if (!is_real_tensor(raw)) {
       if (executable_) {
         ctx_.node().add_input_metadata(Node::undefined_input());
       }
-      store_other(i, raw);
+      store_other(raw);
       continue;
     }
     const bool differentiable =
         executable_ && is_differentiable(THPVariable_Unpack(raw));
     differentiable_outputs += differentiable;
-    store(i, raw, wrap_tensor(i, raw, differentiable));
+    store(raw, wrap_tensor(i, differentiable));
   }
   if (compat::kNodeCreationHooks && executable_) {
     attached_ = compat::node_of(ctx_.base.cdata);
@@ -184,10 +144,10 @@ void Wrapping::wrap_here() {
     return;
   }
   // Autograd can't rebase the history of one output among several.
-  for (Py_ssize_t i = 0; i < count_; ++i) {
-    PyObject* output = PyTuple_GET_ITEM(outputs_.get(), i);
-    if (is_real_tensor(output)) {
-      auto* view = impl::get_view_autograd_meta(THPVariable_Unpack(output));
+  for (const Ref& output : outputs_) {
+    if (has_tensor_type(output.get())) {
+      auto* view =
+          impl::get_view_autograd_meta(THPVariable_Unpack(output.get()));
       if (view != nullptr && view->has_bw_view()) {
         view->set_creation_meta(CreationMeta::MULTI_OUTPUT_NODE);
       }
@@ -195,10 +155,8 @@ void Wrapping::wrap_here() {
   }
 }
 
-at::Tensor Wrapping::wrap_tensor(
-    Py_ssize_t i,
-    PyObject* raw,
-    bool differentiable) {
+at::Tensor Wrapping::wrap_tensor(size_t i, bool differentiable) {
+  PyObject* raw = raw_[i];
   at::Tensor tensor = THPVariable_Unpack(raw);
   const bool is_input = inputs_.contains(tensor);
   if (executable_) {
@@ -231,9 +189,8 @@ at::Tensor Wrapping::wrap_tensor(
 
 void Wrapping::wrap_by_torch() {
   optional_variable_list raw;
-  raw.reserve(static_cast<size_t>(count_));
-  for (Py_ssize_t i = 0; i < count_; ++i) {
-    PyObject* item = PyTuple_GET_ITEM(raw_, i);
+  raw.reserve(raw_.size());
+  for (PyObject* item : raw_) {
     raw.emplace_back();
     if (is_real_tensor(item)) {
       raw.back() = THPVariable_Unpack(item);
@@ -242,24 +199,22 @@ void Wrapping::wrap_by_torch() {
   const MovedLeaves moved(inputs_, dirty_);
   optional_variable_list wrapped = compat::wrap_outputs(
       inputs_.tensors,
-      non_differentiable_,
-      dirty_,
+      non_differentiable_.set(),
+      dirty_.set(),
       raw,
       executable_ ? compat::node_of(ctx_.base.cdata) : compat::NodePtr(),
       [this](const variable_list& primals, const variable_list& tangents) {
         return call_jvp(ctx_, primals, tangents);
       },
-      saved_by_setup_,
+      saved_by_setup_.set(),
       view_as_self_by_python,
       ctx_.base.pure_view,
       attached_);
-  for (Py_ssize_t i = 0; i < count_; ++i) {
-    PyObject* item = PyTuple_GET_ITEM(raw_, i);
-    const auto& output = wrapped[static_cast<size_t>(i)];
-    if (output.has_value()) {
-      store(i, item, *output);
+  for (size_t i = 0; i < raw_.size(); ++i) {
+    if (wrapped[i].has_value()) {
+      store(raw_[i], std::move(*wrapped[i]));
     } else {
-      store_other(i, item);
+      store_other(raw_[i]);
     }
   }
 }
@@ -269,7 +224,7 @@ void Wrapping::wrap_by_torch() {
 Wrapped wrap_outputs(
     Ctx& ctx,
     const Inputs& inputs,
-    PyObject* raw_outputs,
+    c10::ArrayRef<PyObject*> raw_outputs,
     const TensorsToSave& to_save,
     bool separate_setup) {
   return Wrapping(ctx, inputs, raw_outputs, to_save, separate_setup).run();
