@@ -7,13 +7,14 @@ file that has its kind:
 
 - ``calls``: a call of ``apply``
 - ``chains``: forward and backward through many nodes
+- ``integrations``: calls through other parts of torch, under ``torch_ext.install()``
 - ``steps``: training steps
 - ``anomaly``: training steps in anomaly mode
 
 ``probe`` says what a row is.
 """
 
-from . import anomaly, calls, chains, steps
+from . import anomaly, calls, chains, integrations, steps
 from .anomaly import DEPTH, at_depth
 from .calls import identity_function
 from .probe import CHAIN, SIZE, Probe, Row, against_stock
@@ -31,4 +32,4 @@ __all__ = [
     "identity_function",
 ]
 
-ROWS = (*calls.ROWS, *chains.ROWS, *steps.ROWS, *anomaly.ROWS)
+ROWS = (*calls.ROWS, *chains.ROWS, *integrations.ROWS, *steps.ROWS, *anomaly.ROWS)

@@ -48,7 +48,7 @@ def training_step(mode=contextlib.nullcontext, depth=0):
     return Probe(lambda: at_depth(depth, step))
 
 
-def under_anomaly_mode(name, title, set_detect_anomaly):
+def under_anomaly_mode(name, title, set_detect_anomaly, **options):
     """The rows of an anomaly mode, each against the plain step at the same depth."""
 
     def row(suffix, text, check_nan, depth):
@@ -57,6 +57,7 @@ def under_anomaly_mode(name, title, set_detect_anomaly):
             title + text,
             lambda: training_step(depth=depth),
             lambda: training_step(lambda: set_detect_anomaly(True, check_nan=check_nan), depth),
+            **options,
         )
 
     deep = f", {DEPTH} frames deep"
@@ -96,5 +97,6 @@ ROWS = (
         "torch",
         "the same in torch's own anomaly mode",
         torch.autograd.set_detect_anomaly,
+        is_checked=False,
     ),
 )

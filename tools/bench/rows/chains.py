@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 import torch_ext
@@ -31,6 +33,82 @@ def identity_chain(base):
 
 def view_as_chain():
     return chain(lambda x: x.view_as(x))
+
+
+def double_backward(base):
+    """As a chain, and backward through its backward, whose nodes are of Functions too."""
+
+    class Linear(base):
+        @staticmethod
+        def forward(ctx, x):
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return function.apply(grad)
+
+    function, start = identity_function(base), torch.ones(SIZE, requires_grad=True)
+    grad, grad_of_grad = torch.ones(SIZE, requires_grad=True), torch.ones(SIZE)
+
+    def call():
+        x = start
+        for _ in range(CHAIN):
+            x = Linear.apply(x)
+        (first,) = torch.autograd.grad(x, start, grad, create_graph=True)
+        return torch.autograd.grad(first, grad, grad_of_grad)
+
+    return Probe(call, units=CHAIN)
+
+
+def hooked_chain(base):
+    def hook(grad):
+        pass
+
+    def step(x):
+        y = function.apply(x)
+        y.register_hook(hook)
+        return y
+
+    function = identity_function(base)
+    return chain(step)
+
+
+def saved_chain(base):
+    """A chain whose nodes save a tensor, which hooks pack and unpack."""
+
+    class Saving(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x
+
+        @staticmethod
+        def backward(ctx, grad):
+            ctx.saved_tensors  # noqa: B018 (which unpacks)
+            return grad
+
+    def same(x):
+        return x
+
+    return replace(chain(Saving.apply), context=lambda: torch.autograd.graph.saved_tensors_hooks(same, same))
+
+
+def unmaterialized_chain(base):
+    """A chain of nodes with a second output that gets no gradient, which stays None."""
+
+    class Pair(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.set_materialize_grads(False)
+            return x, constant.clone()
+
+        @staticmethod
+        def backward(ctx, grad, nothing):
+            assert nothing is None
+            return grad
+
+    constant = torch.ones(SIZE)
+    return chain(lambda x: Pair.apply(x)[0])
 
 
 def hook_calls(*registers):
@@ -62,6 +140,10 @@ ROWS = (
         view_as_chain,
         lambda: identity_chain(torch_ext.Function),
     ),
+    against_stock("double_backward", "as chain, and backward through its backward", double_backward),
+    against_stock("tensor_hook", "as chain, with a hook on each tensor", hooked_chain),
+    against_stock("saved_hooks", "as chain, with a saved tensor that hooks pack and unpack", saved_chain),
+    against_stock("no_materialize", "as chain, with a second output whose gradient stays None", unmaterialized_chain),
     Row(
         "hook_call",
         "a hook's call on a tensor: backward with hooks less without",
