@@ -29,7 +29,7 @@ def find_valgrind():
     """
     path = shutil.which("valgrind") or (install() and shutil.which("valgrind"))
     if not path:
-        raise Unavailable("instructions are counted by valgrind, which is not installed: try `apt-get install valgrind`")
+        raise Unavailable("instructions are counted by valgrind, which is not installed: apt-get install valgrind")
     return path
 
 
