@@ -76,6 +76,9 @@ def parse_options(arguments=None):
     options.device = to_device(options.device, parser)
     if not options.instructions and (not options.times or options.update):
         parser.error("--no-times and --update go with --instructions")
+    only_counted = [row.name for row in ROWS if row.name in (options.rows or ()) and not row.is_timed]
+    if only_counted and not options.instructions:
+        parser.error(f"takes too long to be timed, and goes with --instructions: {', '.join(only_counted)}")
     if options.instructions and options.device.type != "cpu":
         parser.error("--instructions counts those of the CPU: leave --device out")
     return options
@@ -95,10 +98,12 @@ def to_device(name, parser):
 
 
 def chosen_rows(options):
-    """Those asked for; by default all, but rows that take too long to be timed only if they are counted."""
+    """Those asked for; by default all that can be timed, or counted, and of these only what --check looks at."""
     if options.rows:
         return [row for row in ROWS if row.name in options.rows]
-    return [row for row in ROWS if row.is_timed or options.instructions]
+    if options.instructions:
+        return [row for row in ROWS if row.is_checked or not options.check]
+    return [row for row in ROWS if row.is_timed]
 
 
 @contextlib.contextmanager

@@ -16,9 +16,11 @@ def to_table(outcomes):
     """
     counted = any("instructions" in row for outcome in outcomes for row in outcome["rows"])
     headings, cells = (COUNTED, counted_cells) if counted else (TIMED, timed_cells)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    several = len(outcomes) > 1
+    # Without more space between columns, that there is room for one more.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0 if several else 1, 0, 0))
     table.add_column("row\n", no_wrap=True)
-    if len(outcomes) > 1:
+    if several:
         table.add_column("torch\n", no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -27,7 +29,7 @@ def to_table(outcomes):
         for outcome in outcomes:
             for row in outcome["rows"]:
                 if row["name"] == name:
-                    torch = [short(outcome["machine"]["torch"])] if len(outcomes) > 1 else []
+                    torch = [short(outcome["machine"]["torch"])] if several else []
                     table.add_row(title, *torch, *cells(row))
                     title = ""  # once
     return table

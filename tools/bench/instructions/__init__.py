@@ -3,7 +3,7 @@
 
 - ``valgrind``: finds or installs it
 - ``run``: starts a process under its tool callgrind
-- ``counting``: what that process does
+- ``counting``: what that process does, by its ``clock``
 - ``baseline``: the ratios that are checked in, and what has risen since
 """
 

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The process under callgrind: imports torch once, and counts each row in a fork of it.
 
-It prints a line of JSON for each row: name, reference, ours. A row is counted with the garbage collector off, after it has been called some
-times: the difference between N calls and 2 N, by call.
+It prints a line of JSON for each row: name, reference, ours. A row is counted with the garbage collector off, after
+it has been called some times: what 2 N calls take more than N, by call.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
 import sys
 import traceback
 import warnings
-from pathlib import Path
 from time import process_time
 
 import torch
@@ -22,36 +20,9 @@ import torch
 from torch_ext.timing import Block
 
 from ..rows import ROWS
+from .clock import Instructions
 
 ENOUGH = 8_000_000  # instructions that N calls shall have
-
-
-class Instructions:
-    """A clock that shows the instructions that this process has executed, on all threads, but not its own.
-
-    Args:
-        library: what requests.cpp was compiled to.
-        folder: where callgrind writes its files.
-    """
-
-    def __init__(self, library, folder):
-        self._requests = ctypes.PyDLL(library)
-        self._folder = Path(folder)
-        self._total = 0
-
-    def start(self):
-        self._requests.start_counting()
-        self()
-
-    def __call__(self):
-        self._requests.pause_counting()
-        (file,) = self._folder.glob(f"{os.getpid()}.*")
-        with file.open() as lines:
-            totals = next(line for line in lines if line.startswith("totals:"))
-        file.unlink()
-        self._total += int(totals.split()[1])
-        self._requests.resume_counting()
-        return self._total
 
 
 def count(make, clock):
@@ -88,9 +59,9 @@ def count_in_fork(row, clock):
         counted = row.name, count(row.reference, clock), count(row.ours, clock)
         os.write(sys.stdout.fileno(), (json.dumps(counted) + "\n").encode())
         status = 0
-    except BaseException:
-        print(f"{row.name}:", traceback.format_exc(), file=sys.stderr, flush=True)
     finally:
+        if status:
+            print(f"{row.name}:", traceback.format_exc(), file=sys.stderr, flush=True)
         os._exit(status)
 
 

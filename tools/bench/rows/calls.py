@@ -192,25 +192,29 @@ def non_differentiable(base):
 def jvp(base):
     class Double(base):
         @staticmethod
-        def forward(ctx, x):
+        def forward(ctx, weight, x):
             return x * 2
 
         @staticmethod
-        def jvp(ctx, tangent):
+        def jvp(ctx, _, tangent):
             return tangent * 2
 
         @staticmethod
         def backward(ctx, grad):
-            return grad * 2
+            return None, grad * 2
 
-    x, tangent = torch.ones(SIZE, requires_grad=True), torch.ones(SIZE)
+    # x itself requires no grad: its dual tensor would have a node of torch's.
+    weight, x, tangent = torch.ones(SIZE, requires_grad=True), torch.ones(SIZE), torch.ones(SIZE)
+
+    def call():
+        return Double.apply(weight, forward_ad.make_dual(x, tangent))
 
     def floor():
         forward_ad.make_dual(x, tangent)
-        Double.jvp(None, tangent)
-        return Double.forward(None, x)
+        Double.jvp(None, None, tangent)
+        return Double.forward(None, weight, x)
 
-    return Probe(lambda: Double.apply(forward_ad.make_dual(x, tangent)), floor, context=forward_ad.dual_level)
+    return Probe(call, floor, context=forward_ad.dual_level)
 
 
 ROWS = (
