@@ -4,11 +4,15 @@
 #include <callgrind.h>
 
 extern "C" {
-void start_counting() { CALLGRIND_START_INSTRUMENTATION; }
+void start_counting() {
+  CALLGRIND_START_INSTRUMENTATION;
+}
 // Writes a file with what all threads have executed since the last one, and counts no more on this thread.
 void pause_counting() {
   CALLGRIND_TOGGLE_COLLECT;
   CALLGRIND_DUMP_STATS;
 }
-void resume_counting() { CALLGRIND_TOGGLE_COLLECT; }
+void resume_counting() {
+  CALLGRIND_TOGGLE_COLLECT;
+}
 }
