@@ -189,7 +189,7 @@ def test_each_row_is_counted_in_a_fork_and_a_failure_fails_all(monkeypatch, capf
 
     rows = [Row("good", "", int, int), Row("bad", "", failing, failing)]
     monkeypatch.setattr(counting, "ROWS", rows)
-    monkeypatch.setattr(counting, "load", lambda rows: None)
+    monkeypatch.setattr(counting, "load", lambda row: None)
     monkeypatch.setattr(counting, "count", lambda make, clock: make() + os.getppid())
     monkeypatch.setattr(counting, "Instructions", lambda *arguments: type("Clock", (), {"start": lambda self: None})())
     threads = torch.get_num_threads()
@@ -353,6 +353,8 @@ def test_check_fails_where_a_ratio_rises(counted, capsys):
     assert "many" not in err
     # Without --check it only shows.
     assert counted(chain=0.53, many=0.3) == 0
+    # With --update what is written is good from then on.
+    assert [counted("--check", "--update", chain=0.53, many=0.3) for _ in range(2)] == [1, 0]
 
 
 def test_check_passes_where_nothing_is_checked_in(counted, capsys):

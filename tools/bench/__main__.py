@@ -185,9 +185,10 @@ def main(arguments=None):
         print(json.dumps({**first, "against": others} if others else first, indent=2))
     else:
         show(outcomes)
+    failed = options.check and failures(options, outcomes)
     if options.update:
         baseline.update(outcomes)
-    return 1 if options.check and failures(options, outcomes) else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

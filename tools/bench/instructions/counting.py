@@ -41,21 +41,23 @@ def per_call(call, grad_mode, context, clock):
     return (counting.run(2 * number) - once) / number
 
 
-def load(rows):
-    """Call each row once, so that what it imports, registers or compiles is there."""
-    for row in rows:
-        for make in (row.reference, row.ours):
-            probe = make()
-            with probe.context():
-                probe.call()
+def load(row):
+    """Call a row once, so that what it imports, registers or compiles is there."""
+    for make in (row.reference, row.ours):
+        probe = make()
+        with probe.context():
+            probe.call()
 
 
-def count_in_fork(row, clock):
-    """Fork this process; the child counts the row, prints, and ends."""
+def count_in_fork(row, library, folder):
+    """Fork this process; the child counts the row, prints, and ends. So the other rows make no difference."""
     if os.fork():
         return
     status = 1
     try:
+        load(row)
+        clock = Instructions(library, folder)
+        clock.start()
         counted = row.name, count(row.reference, clock), count(row.ours, clock)
         os.write(sys.stdout.fileno(), (json.dumps(counted) + "\n").encode())
         status = 0
@@ -70,14 +72,11 @@ def main(library, folder, jobs, *names):
     torch.set_num_threads(1)
     # Rows of the end take longest.
     rows = [row for row in reversed(ROWS) if row.name in names]
-    load(rows)
-    clock = Instructions(library, folder)
-    clock.start()
     statuses = []
     for position, row in enumerate(rows):
         if position >= int(jobs):
             statuses.append(os.wait()[1])
-        count_in_fork(row, clock)
+        count_in_fork(row, library, folder)
     while len(statuses) < len(rows):
         statuses.append(os.wait()[1])
     return 1 if any(statuses) else 0
