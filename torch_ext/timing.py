@@ -11,6 +11,7 @@ import random
 import statistics
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter, process_time
 
@@ -58,15 +59,22 @@ def clock_of(device: torch.device) -> Clock:
 
 
 class Block:
-    """A number of calls that are timed together, with the garbage collector off."""
+    """A number of calls that are timed together, with the garbage collector off, in a context that isn't timed."""
 
-    def __init__(self, call: Callable[[], object], grad_mode: bool, clock: Clock) -> None:
+    def __init__(
+        self,
+        call: Callable[[], object],
+        grad_mode: bool,
+        clock: Clock,
+        context: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self._timer = timeit.Timer(call, timer=clock)
         self._grad_mode = grad_mode
+        self._context = context
 
     def run(self, number: int) -> float:
         """The seconds that ``number`` calls take."""
-        with torch.set_grad_enabled(self._grad_mode):
+        with torch.set_grad_enabled(self._grad_mode), self._context():
             return self._timer.timeit(number)
 
 

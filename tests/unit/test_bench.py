@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The benchmark: what it counts, what it compares, and what its command prints."""
+"""The benchmark: what its rows are, what it compares, and what its command prints."""
 
+import io
 import itertools
 import json
+import re
 import subprocess
 import sys
 import traceback
@@ -10,20 +12,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import torch_ext
 from tools.bench import __main__ as cli
 from tools.bench import measure as measuring
+from tools.bench import report
 from tools.bench.__main__ import main, parse_options
-from tools.bench.goals import GOALS, goals_for
+from tools.bench.against import AgainstFailed, measure_with
+from tools.bench.goals import GOALS, INSTRUCTIONS, goals_for
 from tools.bench.measure import Result, Timed, measure
 from tools.bench.memory import measure_memory
-from tools.bench.report import legend, to_json, to_memory_table, to_table, verdicts
+from tools.bench.report import to_json, verdicts
 from tools.bench.rows import CHAIN, DEPTH, ROWS, Probe, Row
+from tools.bench.rows.integrations import LAYERS
+from tools.bench.tables import legend, to_memory_table, to_table
 from torch_ext import timing
 
 ROOT = Path(__file__).parents[2]
 NAMES = [row.name for row in ROWS]
+TIMED = [row.name for row in ROWS if row.is_timed]
 
 
 class Clock:
@@ -116,22 +124,118 @@ def test_measuring_refuses_where_stock_is_not_stock():
         measure(ROWS, rounds=2, seconds=1e-5)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.title.startswith("overhead")], ids=lambda row: row.name)
-def test_an_overhead_row_makes_a_node_of_its_own_base(row):
+def row_of(name):
+    (row,) = [row for row in ROWS if row.name == name]
+    return row
+
+
+def call_of(make):
+    """What the call of a new probe returns, and the probe."""
+    probe = make()
+    with probe.context():
+        return probe.call(), probe
+
+
+def parts_of(result):
+    """Plain tensors of a result, which may be a tuple, and nested."""
+    results = result if isinstance(result, tuple) else (result,)
+    return [part for x in results for part in (x.unbind() if x.is_nested else [x])]
+
+
+OVERHEAD = [row for row in ROWS if row.title.startswith("overhead")]
+WITHOUT_NODE = {"inputs_0", "no_input_grad", "no_grad", "inference_mode"}
+
+
+@pytest.mark.parametrize("row", OVERHEAD, ids=lambda row: row.name)
+def test_an_overhead_row_is_of_its_own_base_and_its_floor_gives_the_same(row):
     for make, expected in (row.reference, False), (row.ours, True):
-        probe = make()
-        outputs = probe.call()
+        outputs, probe = call_of(make)
         first = outputs[0] if isinstance(outputs, tuple) else outputs
-        function = first.grad_fn._forward_cls
-        assert issubclass(function, torch.autograd.Function)
-        assert issubclass(function, torch_ext.Function) is expected
-        with torch.no_grad():
+        assert (first.grad_fn is None) is (row.name in WITHOUT_NODE)
+        if first.grad_fn is not None:
+            function = first.grad_fn._forward_cls
+            assert issubclass(function, torch.autograd.Function)
+            assert issubclass(function, torch_ext.Function) is expected
+            leaf = first.grad_fn.next_functions[0][0].variable
+            (gradient,) = torch.autograd.grad(first, leaf, torch.ones_like(first), allow_unused=True)
+            assert (gradient is None) is (row.name == "jvp")
+        with torch.no_grad(), probe.context():
             floor = probe.floor()
         assert type(floor) is type(outputs)
-        plain = floor[0] if isinstance(floor, tuple) else floor
-        assert plain.tolist() == first.tolist()
-        gradient = torch.autograd.grad(first.sum(), first.grad_fn.next_functions[0][0].variable)
-        assert gradient[0].shape == first.shape
+        if row.name != "mark_dirty":  # which counts on
+            assert [x.tolist() for x in parts_of(floor)] == [x.tolist() for x in parts_of(outputs)]
+
+
+@pytest.mark.parametrize("row", OVERHEAD, ids=lambda row: row.name)
+def test_both_sides_of_an_overhead_row_give_the_same(row):
+    stock, ours = ([x.tolist() for x in parts_of(call_of(make)[0])] for make in (row.reference, row.ours))
+    assert stock == ours
+
+
+def test_a_row_does_what_its_title_says():
+    """A table: what only that row shows, on both sides."""
+
+    def inputs_of(call):
+        return len(call[0].grad_fn.next_functions)
+
+    table = {
+        **{f"inputs_{count}": (inputs_of, count) for count in (1, 2, 4, 8, 16, 64)},
+        "mark_dirty": (lambda call: call[0]._version > 0 and call[0].grad_fn is not None, True),
+        "non_diff": (lambda call: [x.requires_grad for x in call[0]], [True, False]),
+        "no_input_grad": (lambda call: call[0].requires_grad, False),
+        "no_grad": (lambda call: call[0].requires_grad, False),
+        "inference_mode": (lambda call: call[0].is_inference(), True),
+        "nested": (lambda call: call[0].is_nested, True),
+    }
+    for name, (look, expected) in table.items():
+        row = row_of(name)
+        assert [look(call_of(make)) for make in (row.reference, row.ours)] == [expected] * 2, name
+
+
+def test_the_row_of_forward_ad_has_a_tangent():
+    for make in (row_of("jvp").reference, row_of("jvp").ours):
+        probe = make()
+        with probe.context():
+            assert torch.autograd.forward_ad.unpack_dual(probe.call()).tangent.tolist() == [2.0] * 4
+
+
+@pytest.mark.parametrize(
+    "name, calls",
+    [
+        ("chain", {"forward": CHAIN, "backward": CHAIN}),
+        ("double_backward", {"forward": 2 * CHAIN, "backward": 2 * CHAIN}),
+        ("tensor_hook", {"forward": CHAIN, "backward": CHAIN, "hook": CHAIN}),
+        ("saved_hooks", {"forward": CHAIN, "backward": CHAIN, "same": 2 * CHAIN}),
+        ("no_materialize", {"forward": CHAIN, "backward": CHAIN}),
+    ],
+)
+def test_a_chain_runs_all_its_nodes_and_their_hooks(name, calls):
+    for make in (row_of(name).reference, row_of(name).ours):
+        probe, seen = make(), []
+        with probe.context():
+            sys.setprofile(lambda frame, event, _: seen.append((frame.f_code.co_name, event)))
+            try:
+                (grad,) = probe.call()
+            finally:
+                sys.setprofile(None)
+        assert {called: seen.count((called, "call")) for called in calls} == calls
+        assert probe.units == CHAIN
+        assert grad.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("name, nodes", [("custom_op", 1), ("compiled", LAYERS), ("trace", LAYERS)])
+def test_a_row_under_install_runs_the_same_functions_with_it_and_without(name, nodes):
+    row = row_of(name)
+    for make, installed in (row.reference, False), (row.ours, True):
+        probe = make()
+        with probe.context():
+            assert torch_ext.is_installed() is installed
+            node, functions = probe.call().grad_fn, 0
+        assert not torch_ext.is_installed()
+        while node.next_functions:
+            functions += isinstance(node, torch._C._FunctionBase)
+            node = node.next_functions[0][0]
+        assert functions == nodes
 
 
 @pytest.mark.parametrize("name, hooks", [("hook_call", 1), ("node_hook_call", 2)])
@@ -153,15 +257,6 @@ def test_a_hook_row_calls_every_hook_and_its_floor_none(name, hooks):
             assert grad.tolist() == [1.0] * 4
 
 
-def test_a_chain_runs_backward_through_all_its_nodes():
-    chain = next(row for row in ROWS if row.name == "chain")
-    for make in (chain.reference, chain.ours):
-        probe = make()
-        (grad,) = probe.call()
-        assert probe.units == CHAIN
-        assert grad.tolist() == [1.0] * 4
-
-
 def test_the_mlp_is_of_the_base_and_learns_the_same_on_both():
     row = next(row for row in ROWS if row.name == "mlp")
     losses = []
@@ -180,7 +275,8 @@ def test_a_row_keeps_to_the_device_it_is_made_on(row):
     for make in (row.reference, row.ours):
         with torch.device("meta"):
             probe = make()
-        result = probe.call()
+        with probe.context():
+            result = probe.call()
         results = result if isinstance(result, tuple) else (result,)
         assert {x.device.type for x in results if x is not None} <= {"meta"}
 
@@ -246,58 +342,144 @@ def test_memory_is_counted_for_both_modes_and_both_depths():
 
 
 def test_goals_are_of_rows_and_by_torch_version():
-    for goals in GOALS.values():
+    assert GOALS.keys() == INSTRUCTIONS.keys()
+    for goals in (*GOALS.values(), *INSTRUCTIONS.values()):
         assert set(goals) <= set(NAMES)
     assert goals_for("2.13.0+cpu") == GOALS["2.13"]
     assert goals_for("2.15.1") == GOALS["2.15"]
+    assert goals_for("2.13.0+cpu", INSTRUCTIONS) == INSTRUCTIONS["2.13"]
     assert goals_for("2.1.0") == {}
 
 
-def test_verdicts_compare_the_ratio_with_the_goal():
-    results = {name: Result(10, 5, 0.5, (0.4, 0.6)) for name in ("met", "missed", "free")}
+def outcome_of(version, monkeypatch, goals=None, **timed):
+    """The outcome of rows of these ratios, with another torch."""
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(report, "GOALS", {".".join(version.split(".")[:2]): goals or {}})
+    results = {name: Result(10, 10 * ratio, ratio, (ratio - 0.1, ratio + 0.1)) for name, ratio in timed.items()}
+    return to_json([Row(name, f"a {name}", None, None) for name in timed], results)
+
+
+def lines_of(table):
+    """A table as it is printed where there are 80 columns, without the lines that rich draws."""
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
+    return [line.split() for line in lines if line and "─" not in line]
+
+
+def test_verdicts_compare_the_ratio_with_the_goal(monkeypatch):
     goals = {"met": 0.5, "missed": 0.49}
+    outcome = outcome_of("2.13.0", monkeypatch, goals, met=0.5, missed=0.5, free=0.5)
+    results = {name: Result(10, 5, 0.5, (0.4, 0.6)) for name in ("met", "missed", "free")}
     assert verdicts(results, goals) == {"met": True, "missed": False, "free": None}
-    rows = [Row(name, name, None, None) for name in results]
-    assert [row["met"] for row in to_json(rows, results, goals, {})["rows"]] == [True, False, None]
-    assert to_json(rows, results, goals, {})["rows"][0]["per_second"] == {"reference": 1e5, "ours": 2e5}
-    assert list(to_table(rows, results, goals).columns[-1].cells) == [
-        "[green]met[/]",
-        "[red]missed[/]",
-        "",
+    assert [row["met"] for row in outcome["rows"]] == [True, False, None]
+    assert outcome["rows"][0]["per_second"] == {"reference": 1e5, "ours": 2e5}
+    assert lines_of(to_table([outcome]))[2:] == [
+        ["met", "10.00", "5.00", "0.50", "0.40-0.60", "0.50", "met"],
+        ["missed", "10.00", "5.00", "0.50", "0.40-0.60", "0.49", "missed"],
+        ["free", "10.00", "5.00", "0.50", "0.40-0.60"],
+    ]
+
+
+def test_two_environments_are_in_one_table(monkeypatch):
+    outcomes = [
+        outcome_of("2.13.0+cpu", monkeypatch, both=0.5, first=0.4),
+        outcome_of("2.15.0", monkeypatch, both=0.7, second=0.6),
+    ]
+    assert [line[:2] for line in lines_of(to_table(outcomes))[2:]] == [
+        ["both", "2.13"],
+        ["2.15", "10.00"],
+        ["first", "2.13"],
+        ["second", "2.15"],
+    ]
+
+
+def test_the_longest_row_fits_into_80_columns(monkeypatch):
+    longest = max(NAMES, key=len)
+    outcomes = [outcome_of(version, monkeypatch, {longest: 0.5}, **{longest: 0.5}) for version in ("2.13.0", "2.15.0")]
+    for outcome in outcomes:
+        outcome["rows"][0].update(reference=123456.78, ours=123456.78)
+    assert len(lines_of(to_table(outcomes))) == 4
+    for outcome in outcomes:
+        count = {"reference": 9_876_543.2, "ours": 987_654_321.0, "ratio": 100.0, "goal": 0.5, "met": False}
+        outcome["rows"][0]["instructions"] = count
+    assert lines_of(to_table(outcomes))[2] == [
+        *[longest, "2.13", "9,876,543", "987.7", "M", "100.000", "0.50", "missed", "0.50"]
     ]
 
 
 def test_steps_a_second_are_shown_of_steps():
-    result = Result(500.0, 250.0, 0.5, (0.4, 0.6))
-    assert legend(Row("step", "a step", None, None, is_step=True), result) == (
-        "step: a step; steps a second: 2,000, measured: 4,000"
+    step = {"name": "step", "title": "a step", "is_step": True, "per_second": {"reference": 2000.0, "ours": 4000.0}}
+    assert legend(step) == "step: a step; steps a second: 2,000, measured: 4,000"
+    assert legend({**step, "is_step": False}) == "step: a step"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "tools.bench", *arguments], cwd=ROOT, capture_output=True, check=False, text=True
     )
-    assert legend(Row("call", "a call", None, None), result) == "call: a call"
 
 
 def test_json_has_every_row():
-    command = [sys.executable, "-m", "tools.bench", "--json", "--rounds", "3", "--block-ms", "0.05"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    done = run("--json", "--rounds", "2", "--block-ms", "0.01")
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
-    assert [row["name"] for row in outcome["rows"]] == NAMES
+    assert [row["name"] for row in outcome["rows"]] == TIMED
     goals = goals_for(torch.__version__)
     for row in outcome["rows"]:
         assert row["goal"] == goals.get(row["name"])
         assert len(row["quartiles"]) == 2
         assert {"reference", "ours", "ratio", "title", "met"} < set(row)
+        assert "instructions" not in row
     assert outcome["machine"]["torch"] == torch.__version__
     assert outcome["machine"]["threads"] == 1
     assert outcome["machine"]["device"] == "cpu"
-    assert outcome["settings"] == {"rounds": 3, "block_ms": 0.05}
+    assert outcome["settings"] == {"rounds": 2, "block_ms": 0.01}
     assert outcome["anomaly_memory"].keys() == {"shallow", "60 frames deeper"}
+
+
+def test_json_has_what_another_interpreter_measured(one_thread, capsys):
+    arguments = ["--json", "--rounds", "2", "--block-ms", "0.01", "--rows", "identity", "chain"]
+    assert main([*arguments, "--against", sys.executable]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    (other,) = outcome.pop("against")
+    assert other.keys() == outcome.keys()
+    assert other["machine"] == outcome["machine"]
+    assert [row["name"] for row in other["rows"]] == ["identity", "chain"]
+
+
+@pytest.mark.parametrize("python", ["no/such/python", "/bin/false"])
+def test_an_interpreter_that_does_not_run_the_benchmark_is_named(one_thread, python, monkeypatch, capsys):
+    with pytest.raises(AgainstFailed, match=python):
+        measure_with(python, [])
+    monkeypatch.setattr(cli, "measure_here", lambda options: {})
+    assert main(["--against", python]) == 2
+    assert python in capsys.readouterr().err
+
+
+def test_another_interpreter_is_asked_for_the_same(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "measure_with", lambda *call: asked.append(call))
+    cli.measure_there("py", parse_options(["--quick", "--threads", "2", "--rows", "chain", "many"]))
+    cli.measure_there("py", parse_options(["--instructions", "--no-times"]))
+    common = "--rounds {} --block-ms {} --threads {} --device cpu "
+    assert [(python, " ".join(arguments)) for python, arguments in asked] == [
+        ("py", common.format(20, 0.2, 2) + "--rows chain many"),
+        ("py", common.format(200, 2.0, 1) + "--instructions --no-times"),
+    ]
+
+
+def test_without_rich_there_is_no_bar(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with cli.progress("measuring", 2) as advance:
+        advance()
 
 
 def test_table_has_the_rows_asked_for(one_thread, capsys):
     assert main(["--quick", "--rounds", "2", "--rows", "identity", "chain"]) == 0
     printed = capsys.readouterr().out
-    lines = [line.split()[1] for line in printed.splitlines() if line.startswith("│")]
-    assert lines == ["identity", "chain"]
+    assert [line.split()[0] for line in printed.splitlines() if re.search(r" \d\.\d\d-", line)] == ["identity", "chain"]
     assert f"torch {torch.__version__}" in printed.replace("\n", " ")
 
 
@@ -305,7 +487,7 @@ def test_table_has_the_rows_asked_for(one_thread, capsys):
 def test_check_fails_where_a_goal_is_missed(one_thread, ratio, status, monkeypatch):
     result = Result(1.0, ratio, ratio, (ratio, ratio))
     monkeypatch.setattr(cli, "measure", lambda rows, *_: {row.name: result for row in rows})
-    monkeypatch.setattr(cli, "goals_for", lambda version: GOALS["2.13"])
+    monkeypatch.setattr(report, "goals_for", lambda version, _: GOALS["2.13"])
     monkeypatch.setattr(cli, "measure_memory", lambda: {"shallow": {"torch": 2, "torch_ext": 1}})
     assert main(["--check"]) == status
     assert main([]) == 0
@@ -345,7 +527,18 @@ def test_quick_gives_defaults_that_options_override():
     assert parse_options(["--quick", "--rounds", "7"]).rounds == 7
 
 
-@pytest.mark.parametrize("arguments", [["--rows", "no_such_row"], ["--rounds", "1"], ["--block-ms", "0"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rows", "no_such_row"],
+        ["--rounds", "1"],
+        ["--block-ms", "0"],
+        ["--no-times"],
+        ["--update"],
+        ["--rows", "trace"],
+    ],
+    ids=" ".join,
+)
 def test_wrong_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as exited:
         parse_options(arguments)

@@ -2,8 +2,11 @@
 """What a call of a custom Function costs on torch_ext and on stock: ``python -m tools.bench``.
 
 - ``rows``: what is measured
-- ``goals``: the ratio to reach in each row, by torch version
+- ``goals``: the ratios to reach, by torch version
 - ``measure``: how it is timed
+- ``instructions``: how they are counted
 - ``memory``: what anomaly mode keeps
-- ``report``: the table and the JSON
+- ``against``: the same with another interpreter
+- ``report``: the outcome as JSON
+- ``tables``: and for people
 """

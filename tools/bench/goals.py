@@ -31,6 +31,31 @@ GOALS = {
 }
 
 
-def goals_for(version=torch.__version__):
+#: The same in instructions.
+INSTRUCTIONS = {
+    "2.13": {
+        "identity": 0.26,
+        "saved": 0.25,
+        "many": 0.33,
+        "setup_context": 0.06,
+        "chain": 0.48,
+        "view_as": 0.98,
+        "anomaly": 1.04,
+        "anomaly_nan": 1.4,
+    },
+    "2.15": {
+        "identity": 0.50,
+        "saved": 0.60,
+        "many": 0.60,
+        "setup_context": 0.07,
+        "chain": 0.65,
+        "view_as": 0.97,
+        "anomaly": 1.04,
+        "anomaly_nan": 1.4,
+    },
+}
+
+
+def goals_for(version=torch.__version__, goals=GOALS):
     """Return the goals by row name for a torch version; empty if none are set for it."""
-    return GOALS.get(".".join(version.split(".")[:2]), {})
+    return goals.get(".".join(version.split(".")[:2]), {})

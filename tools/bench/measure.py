@@ -17,8 +17,8 @@ class Timed:
             probe = make()
         clock = clock_of(device)
         self.units = probe.units
-        self.call = Block(probe.call, True, clock)
-        self.floor = Block(probe.floor, False, clock) if probe.floor else None
+        self.call = Block(probe.call, True, clock, probe.context)
+        self.floor = Block(probe.floor, False, clock, probe.context) if probe.floor else None
 
     def blocks(self):
         return [self.call] if self.floor is None else [self.call, self.floor]

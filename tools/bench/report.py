@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The outcome, as a table for people and as JSON for programs."""
+"""The outcome as a JSON value, for programs and for the tables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 import torch_ext
+
+from .goals import GOALS, INSTRUCTIONS, goals_for
 
 
 def machine(device=torch.device("cpu")):
@@ -39,75 +40,47 @@ def device_name(device):
     return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
 
 
-def per_second(result):
-    return {"reference": 1e6 / result.reference, "ours": 1e6 / result.ours}
-
-
-def legend(row, result):
-    """The line below the table that says what a row is."""
-    line = f"{row.name}: {row.title}"
-    if row.is_step:
-        steps = per_second(result)
-        line += f"; steps a second: {steps['reference']:,.0f}, measured: {steps['ours']:,.0f}"
-    return line
-
-
 def verdicts(results, goals):
     """Return by row name whether the goal is met, None if there is none."""
     return {name: result.ratio <= goals[name] if name in goals else None for name, result in results.items()}
 
 
-def to_table(rows, results, goals):
-    table = Table()
-    table.add_column("row\n", no_wrap=True)
-    headings = "reference\nus", "measured\nus", "ratio\n", "quartiles\nof ratio", "goal\n"
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict\n", no_wrap=True)
-    words = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}
-    met = verdicts(results, goals)
-    for row in rows:
-        result = results[row.name]
-        low, high = result.quartiles
-        table.add_row(
-            row.name,
-            f"{result.reference:.2f}",
-            f"{result.ours:.2f}",
-            f"{result.ratio:.2f}",
-            f"{low:.2f}-{high:.2f}",
-            f"{goals[row.name]:.2f}" if row.name in goals else "",
-            words[met[row.name]],
-        )
-    return table
+def to_json(rows, results=None, counts=None, settings=None, memory=None, device=torch.device("cpu")):
+    """Return the outcome as a JSON value.
 
+    Args:
+        rows: what was measured.
+        results: ``timing.Result`` by name, in microseconds; rows that weren't timed are missing.
+        counts: ``instructions.Count`` by name.
+        settings: what was asked for.
+        memory: what ``measure_memory`` returned, in bytes per node.
+        device: where the tensors were. The goals were set for the CPU.
+    """
+    on_cpu = device.type == "cpu"
+    goals, counted_goals = (goals_for(torch.__version__, each) if on_cpu else {} for each in (GOALS, INSTRUCTIONS))
+    results, counts = results or {}, counts or {}
+    met, counted_met = verdicts(results, goals), verdicts(counts, counted_goals)
 
-def to_memory_table(memory):
-    """Return a table of what :func:`memory.measure_memory` returned."""
-    table = Table(title="Anomaly mode: memory by node of the graph (bytes)")
-    table.add_column("stack")
-    for mode in next(iter(memory.values())):
-        table.add_column(mode, justify="right")
-    for label, modes in memory.items():
-        table.add_row(label, *(f"{size:,}" for size in modes.values()))
-    return table
+    def times(name):
+        if name not in results:
+            return {}
+        result = results[name]
+        per_second = {"reference": 1e6 / result.reference, "ours": 1e6 / result.ours}
+        return {**asdict(result), "per_second": per_second, "goal": goals.get(name), "met": met[name]}
 
+    def instructions(row):
+        if row.name not in counts:
+            return {}
+        count = counts[row.name]
+        judged = {"goal": counted_goals.get(row.name), "met": counted_met[row.name], "checked": row.is_checked}
+        return {"instructions": {**asdict(count), "ratio": count.ratio, **judged}}
 
-def to_json(rows, results, goals, settings, memory=None, device=torch.device("cpu")):
-    """Return the outcome as a JSON value; times are in microseconds, memory in bytes per node."""
-    met = verdicts(results, goals)
     return {
         "machine": machine(device),
-        "settings": settings,
+        "settings": settings or {},
         "anomaly_memory": memory,
         "rows": [
-            {
-                "name": row.name,
-                "title": row.title,
-                **asdict(results[row.name]),
-                "per_second": per_second(results[row.name]),
-                "goal": goals.get(row.name),
-                "met": met[row.name],
-            }
+            {"name": row.name, "title": row.title, "is_step": row.is_step, **times(row.name), **instructions(row)}
             for row in rows
         ],
     }
