@@ -12,14 +12,17 @@ import json
 import os
 import re
 import struct
-import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import cache, compiler, config
+from . import cache, config
+
+if TYPE_CHECKING:
+    from . import compiler
 
 #: A release that corrects another has the same headers but for the lines that say so.
-_PATCH_RELEASE = re.compile(rb"#define TORCH_VERSION_PATCH .*|#define TORCH_VERSION \\\n.*")
+_PATCH_RELEASE = rb"#define TORCH_VERSION_PATCH .*|#define TORCH_VERSION \\\n.*"
 _STATES_RELEASE = "torch/headeronly/version.h"
 
 
@@ -79,15 +82,20 @@ def headers_path(extension: Path) -> Path:
 
 def write_stamp(extension: Path, csrc: Path, torch: Torch, used: compiler.Compiler) -> None:
     """Writes beside ``extension`` what it was just compiled from and against."""
+    from . import compiler
+
     reading = compiler.read(used, csrc, torch.include)
+    state = config.source_state(csrc)
     stamp = {
         "torch": torch.version,
         "git": torch.git,
         "identity": torch.identity(),
         "headers": digest_of(reading.headers, torch.include),
         "macros": reading.macros,
-        "python": sysconfig.get_config_var("SOABI"),
+        "python": config.abi(),
         "sources": config.source_digest(csrc),
+        # Only if nothing has changed while they were read.
+        "state": state if state == config.source_state(csrc) else None,
         "flags": config.compile_flags(),
         "compiler": used._asdict(),
     }
@@ -104,6 +112,13 @@ def read_stamp(extension: Path) -> dict[str, Any]:
     return stamp if isinstance(stamp, dict) else {}
 
 
+def source_digest(csrc: Path, stamps: Iterable[dict[str, Any]]) -> str:
+    """What :func:`config.source_digest` gives. Reads no source if one of ``stamps`` is of these, unchanged since."""
+    state = config.source_state(csrc)
+    known = (stamp.get("sources") for stamp in stamps if state is not None and stamp.get("state") == state)
+    return next(known, None) or config.source_digest(csrc)
+
+
 # Whether it fits
 
 
@@ -112,7 +127,7 @@ def misfit(extension: Path, torch: Torch) -> str | None:
     stamp = read_stamp(extension)
     if not is_whole(extension):
         return f"{extension} is damaged: the file ends too early."
-    abi = sysconfig.get_config_var("SOABI")
+    abi = config.abi()
     if stamp.get("python", abi) != abi:
         return f"torch_ext was built for Python {stamp['python']}, and this is {abi} ({extension})."
     cxx11_abi = stamp.get("macros", {}).get("_GLIBCXX_USE_CXX11_ABI", torch.cxx11_abi)
@@ -164,7 +179,7 @@ def digest_of(headers: list[str], include: Path) -> str:
         except FileNotFoundError:
             content = b"\0missing"
         if name == _STATES_RELEASE:
-            content = _PATCH_RELEASE.sub(b"", content)
+            content = re.sub(_PATCH_RELEASE, b"", content)
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
