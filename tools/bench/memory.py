@@ -73,16 +73,26 @@ def measure_here():
     }
 
 
-def measure_memory():
-    """Return what :func:`measure_here` returns in a process in which malloc counts everything."""
+def in_process_that_counts(module, *arguments):
+    """Return the JSON that ``python -m module`` prints in a process in which malloc counts everything."""
+    counting = {
+        "PYTHONMALLOC": "malloc",
+        # What glibc keeps for the thread to use again would count as handed out.
+        "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+    }
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        env={**os.environ, "PYTHONMALLOC": "malloc", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        [sys.executable, "-m", module, *arguments],
+        env={**os.environ, **counting, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
     return json.loads(done.stdout)
+
+
+def measure_memory():
+    """Return what :func:`measure_here` returns in a process in which malloc counts everything."""
+    return in_process_that_counts(__name__)
 
 
 if __name__ == "__main__":

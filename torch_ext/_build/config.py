@@ -45,7 +45,7 @@ def compile_flags() -> list[str]:
     """COMPILE_FLAGS, then those in the environment variable TORCH_EXT_CFLAGS (for a sanitizer, say)."""
     more = os.environ.get("TORCH_EXT_CFLAGS")
     if not more:
-        return COMPILE_FLAGS
+        return [*COMPILE_FLAGS]
     import shlex
 
     return COMPILE_FLAGS + shlex.split(more)

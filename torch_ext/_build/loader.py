@@ -93,14 +93,12 @@ def built_ahead(torch: stamp.Torch) -> tuple[Path | None, str | None]:
     A checkout's extension that is older than its sources is none.
     """
     csrc = None if config.has_shipped_sources() else config.find_csrc()
-    found = candidates(torch)
-    sources = csrc and stamp.source_digest(csrc, map(stamp.read_stamp, found))
     unfit = None
-    for extension in found:
+    for extension in candidates(torch):
         reason = stamp.misfit(extension, torch)
         if reason is not None:
             unfit = unfit or reason
-        elif sources in (None, stamp.read_stamp(extension).get("sources")):
+        elif csrc is None or stamp.is_of(extension, csrc):
             return extension, None
     return None, unfit
 

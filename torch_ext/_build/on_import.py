@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import cache, config, stamp
-from .compiler import Compiler, find_compiler, no_compiler
+from .compiler import Compiler, find_compiler, no_compiler, write_stamp
 
 # torch's load() counts the builds of a process and renames the module after the
 # first, so a failed build could not be repeated: each build gets a process of its own.
@@ -139,7 +139,7 @@ def _compile(csrc: Path, extension: Path, torch: stamp.Torch, compiler: Compiler
 def _check_and_keep(csrc: Path, made: Path, extension: Path, torch: stamp.Torch, compiler: Compiler) -> None:
     """Moves what was compiled to its place. Raises ImportError if it could not be loaded."""
     config.check_cpp_library(made)
-    stamp.write_stamp(made, csrc, torch, compiler)
+    write_stamp(made, csrc, torch, compiler)
     wrong = stamp.misfit(made, torch)
     if wrong is not None:
         raise ImportError(f"{wrong} Set CXX to a compiler, and TORCH_EXT_CFLAGS to flags, that do as torch's did.")

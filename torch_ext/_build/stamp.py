@@ -14,12 +14,9 @@ import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from . import cache, config
-
-if TYPE_CHECKING:
-    from . import compiler
 
 #: A release that corrects another has the same headers but for the lines that say so.
 _PATCH_RELEASE = rb"#define TORCH_VERSION_PATCH .*|#define TORCH_VERSION \\\n.*"
@@ -80,31 +77,8 @@ def headers_path(extension: Path) -> Path:
     return extension.with_suffix(".headers")
 
 
-def write_stamp(extension: Path, csrc: Path, torch: Torch, used: compiler.Compiler) -> None:
-    """Writes beside ``extension`` what it was just compiled from and against."""
-    from . import compiler
-
-    reading = compiler.read(used, csrc, torch.include)
-    state = config.source_state(csrc)
-    stamp = {
-        "torch": torch.version,
-        "git": torch.git,
-        "identity": torch.identity(),
-        "headers": digest_of(reading.headers, torch.include),
-        "macros": reading.macros,
-        "python": config.abi(),
-        "sources": config.source_digest(csrc),
-        # Only if nothing has changed while they were read.
-        "state": state if state == config.source_state(csrc) else None,
-        "flags": config.compile_flags(),
-        "compiler": used._asdict(),
-    }
-    headers_path(extension).write_text("".join(f"{name}\n" for name in reading.headers))
-    stamp_path(extension).write_text(json.dumps(stamp, indent=1) + "\n")
-
-
 def read_stamp(extension: Path) -> dict[str, Any]:
-    """What :func:`write_stamp` wrote; empty if there is nothing that can be read."""
+    """What :func:`compiler.write_stamp` wrote; empty if there is nothing that can be read."""
     try:
         stamp = json.loads(stamp_path(extension).read_text())
     except (OSError, ValueError):
@@ -117,6 +91,12 @@ def source_digest(csrc: Path, stamps: Iterable[dict[str, Any]]) -> str:
     state = config.source_state(csrc)
     known = (stamp.get("sources") for stamp in stamps if state is not None and stamp.get("state") == state)
     return next(known, None) or config.source_digest(csrc)
+
+
+def is_of(extension: Path, csrc: Path) -> bool:
+    """Whether ``extension`` was built from the sources in ``csrc`` as they are now."""
+    stamp = read_stamp(extension)
+    return source_digest(csrc, [stamp]) == stamp.get("sources")
 
 
 # Whether it fits
