@@ -86,6 +86,7 @@ def bytes_per_node(base, nodes):
 
     for _ in range(3):
         create()  # fills caches
+    allocated()
     gc.collect()
     before = allocated()
     x = create()
@@ -180,7 +181,7 @@ def measure_all(chains, arguments, rounds, seconds):
 
 def parse_options(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tools.bench.growth", description=__doc__)
-    parser.add_argument("--rounds", type=int, help="blocks of each kind (default: 10)")
+    parser.add_argument("--rounds", type=int, help="blocks of each kind (default: 5)")
     parser.add_argument("--quick", action="store_true", help="a look: 3 rounds, and chains of up to 10,000 nodes")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw growth_chains.svg and growth_arguments.svg")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the tables")
@@ -188,7 +189,7 @@ def parse_options(arguments=None):
     parser.add_argument("--bytes-of", nargs="+", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rounds is None:
-        options.rounds = 3 if options.quick else 10
+        options.rounds = 3 if options.quick else 5
     if options.rounds < 2:
         parser.error("needed: at least 2 rounds")
     return options

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -38,11 +39,16 @@ class _MallInfo(ctypes.Structure):
     ]
 
 
+@functools.cache  # what looking it up takes from malloc must not count
+def _mallinfo2():
+    function = ctypes.CDLL(None).mallinfo2
+    function.restype = _MallInfo
+    return function
+
+
 def allocated():
     """Return the bytes that malloc has handed out on the main thread."""
-    mallinfo2 = ctypes.CDLL(None).mallinfo2
-    mallinfo2.restype = _MallInfo
-    info = mallinfo2()
+    info = _mallinfo2()()
     return info.uordblks + info.hblkhd
 
 

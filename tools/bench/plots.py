@@ -58,3 +58,20 @@ def draw_growth(outcome, folder):
     draw_lines(axes, [each["size"] for each in arguments], values, title=title, xlabel="tensors in", ylabel="microseconds")
     axes.set_xlim(left=0)
     save(figure, folder / "growth_arguments.svg")
+
+
+def draw_overheads(outcome, names, path):
+    """Write bars of rows that tools.bench prints: ``names`` are theirs, with words for them."""
+    rows = {row["name"]: row for row in outcome["rows"]}
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for number, (side, style) in enumerate(SIDES.items()):
+        places = [place + 0.38 * number for place in range(len(names))]
+        bars = axes.barh(places, [rows[name][side] for name in names], 0.38, color=style["color"], label=style["label"])
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set_yticks([place + 0.19 for place in range(len(names))], [words.replace("`", "") for words in names.values()])
+    axes.set(xlabel="microseconds", xlim=(0, 1.12 * max(rows[name]["reference"] for name in names)))
+    axes.invert_yaxis()
+    finish(axes)
+    axes.grid(visible=False, axis="y")
+    save(figure, path)
