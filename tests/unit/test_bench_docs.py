@@ -35,7 +35,10 @@ def outcomes():
             **about,
             "machine": machine,
             "settings": {"rounds": 200},
-            "anomaly_memory": {"shallow": {"torch": 1900, "torch_ext": 600}, "deep": {"torch": 14000, "torch_ext": 1500}},
+            "anomaly_memory": {
+                "shallow": {"torch": 1900, "torch_ext": 600},
+                "deep": {"torch": 14000, "torch_ext": 1500},
+            },
             "rows": rows,
         },
         "import_time": {**about, "ms": 6.789, "quartiles": [6.5, 7.0], "runs": 21, "goal": 8.0},
@@ -67,8 +70,8 @@ def test_what_is_between_the_marks_is_replaced():
     filled = docs.fill(page, outcomes())
     assert filled == (
         "before\n<!-- bench:import_time -->\n"
-        "`import torch_ext` took 6.8 ms of CPU time after `import torch` (quartiles 6.5 to 7.0, 21 processes; the goal is "
-        "8).\n"
+        "`import torch_ext` took 6.8 ms of CPU time after `import torch` "
+        "(quartiles 6.5 to 7.0, 21 processes; the goal is 8).\n"
         "<!-- /bench -->\nafter <!-- a comment -->\n"
     )
     assert docs.fill(filled, outcomes()) == filled
@@ -90,15 +93,18 @@ def test_a_place_for_something_else_is_an_error():
             ],
         ),
         ("all_rows", ["| overhead: x, the input returned as is | `identity` | 1,234 | 2.00 | 0.50 | 0.30 |"]),
-        ("anomaly_memory", ["In anomaly mode a node takes 600 bytes more than without, and 1,900 in torch's; 60 frames deeper, 1,500 and 14,000:"]),
+        (
+            "anomaly_memory",
+            ["a node takes 600 bytes more than without, and 1,900 in torch's; 60 frames deeper, 1,500 and 14,000"],
+        ),
         ("growth", ["| 1,000,000 | 8.00 | 4.00 | 0.50 | 1,100 | 1,050 |"]),
         ("end_to_end", ["| a program | 5.00 | 2.50 | 0.50 | 12 | 25% |"]),
     ],
-)  # fmt: skip
+)
 def test_a_text_has_the_figures(name, lines):
     text = docs.TEXTS[name](outcomes())
     for line in lines:
-        assert line in text.splitlines()
+        assert line in " ".join(text.split())
     assert text.endswith("\n") and not text.endswith("\n\n")
 
 

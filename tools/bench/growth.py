@@ -32,8 +32,8 @@ CHAINS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 ARGUMENTS = (1, 2, 4, 8, 16, 32, 64)
 BASES = {"reference": torch.autograd.Function, "ours": torch_ext.Function}
 
-# Flat is what grows with the number of nodes by an exponent of no more than this. Chains that are shorter than 100 nodes
-# are left out, since one backward has costs of its own. What is allowed is for long chains, which no cache holds.
+# Flat is what grows with the number of nodes by no higher power than this. Chains of less than 100 nodes are left out,
+# since one backward has costs of its own. The rest above 1 is for long chains, which no cache holds.
 FLAT = 1.1
 # Linear: the least correlation of the time with the number of arguments.
 LINEAR = 0.99

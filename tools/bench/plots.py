@@ -55,7 +55,9 @@ def draw_growth(outcome, folder):
     axes = figure.subplots()
     values = {side: [each[side] for each in arguments] for side in SIDES}
     title = "Overhead of a call"
-    draw_lines(axes, [each["size"] for each in arguments], values, title=title, xlabel="tensors in", ylabel="microseconds")
+    draw_lines(
+        axes, [each["size"] for each in arguments], values, title=title, xlabel="tensors in", ylabel="microseconds"
+    )
     axes.set_xlim(left=0)
     save(figure, folder / "growth_arguments.svg")
 

@@ -66,9 +66,9 @@ def abi() -> str:
 
 def system_headers() -> list[str]:
     """The flags for torch's and Python's headers, as system headers: a warning in one of them is no error."""
-    import torch  # and not its cpp_extension, which looks for CUDA, and says so if it finds none
-
     import sysconfig
+
+    import torch  # and not its cpp_extension, which looks for CUDA, and says so if it finds none
 
     include = Path(torch.__file__).absolute().parent / "include"
     folders = (include, include / "torch" / "csrc" / "api" / "include", sysconfig.get_path("include"))

@@ -18,8 +18,6 @@ from .. import _C, _compat
 from . import regions, traceback  # noqa: F401
 
 if TYPE_CHECKING:
-    from . import behind, birth, changes, cuts, facts, failures, freed, given, graph, picture, places, report
-    from . import rules, values
     from .report import last_report
 
 __all__ = ["detect_anomaly", "last_report", "set_detect_anomaly"]

@@ -44,8 +44,15 @@ def measure(program, rounds, steps):
     times = [tuple(round_[turn] for turn in turns) for round_ in timed_rounds(dict.fromkeys(turns, steps), rounds)]
     stock, ours = turns
     if float(stock.loss) != float(ours.loss):
-        raise RuntimeError(f"{program.name}: the loss is {float(stock.loss)} on stock torch, {float(ours.loss)} on ours")
-    return {"name": program.name, "title": program.title, **asdict(Result.of(times)), **functions_of(ours, rounds * steps)}
+        raise RuntimeError(
+            f"{program.name}: the loss is {float(stock.loss)} on stock torch, {float(ours.loss)} on ours"
+        )
+    return {
+        "name": program.name,
+        "title": program.title,
+        **asdict(Result.of(times)),
+        **functions_of(ours, rounds * steps),
+    }
 
 
 def functions_of(turn, steps):
