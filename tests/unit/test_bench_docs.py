@@ -24,6 +24,12 @@ def outcomes():
         for n, row in enumerate(ROWS)
     ]
     rows[0].update(goal=0.3, reference=1234.5)
+    rows[0]["instructions"] = {"reference": 37376.0, "ours": 10202, "ratio": 0.27296, "goal": 0.26}
+    only_counted = {
+        "name": "slow",
+        "title": "takes too long",
+        "instructions": {**rows[0]["instructions"], "goal": None},
+    }
     chains = [
         {"size": n, "reference": 8.0, "ours": 4.0, "ratio": 0.5, "memory": {"reference": 1100.4, "ours": 1050.0}}
         for n in (10, 100, 1_000_000)
@@ -39,7 +45,8 @@ def outcomes():
                 "shallow": {"torch": 1900, "torch_ext": 600},
                 "deep": {"torch": 14000, "torch_ext": 1500},
             },
-            "rows": rows,
+            "rows": [*rows, only_counted],
+            "against": [{"machine": {"torch": "2.15.0"}, "rows": rows[:1]}],
         },
         "import_time": {**about, "ms": 6.789, "quartiles": [6.5, 7.0], "runs": 21, "goal": 8.0},
         "growth": {
@@ -82,6 +89,14 @@ def test_a_place_for_something_else_is_an_error():
         docs.fill("<!-- bench:typo -->\n<!-- /bench -->\n", outcomes())
 
 
+def test_what_was_not_measured_stays():
+    page = "<!-- bench:instructions -->\nold\n<!-- /bench -->\n"
+    found = outcomes()
+    found["calls"]["rows"] = found["calls"]["rows"][1:2]
+    found["calls"]["against"] = []
+    assert docs.fill(page, found) == page
+
+
 @pytest.mark.parametrize(
     "name, lines",
     [
@@ -119,8 +134,9 @@ def test_pages_and_pictures_are_redrawn(tmp_path):
     assert [path.name for path in pictures] == ["bench.svg", "growth_arguments.svg", "growth_chains.svg"]
     before = {path: path.read_bytes() for path in pictures}
     for path in pictures:
-        xml.etree.ElementTree.fromstring(before[path])
-        assert b"fill: #ffffff" in before[path]  # behind all of it: pages may be dark
+        # Behind all of it, since pages may be dark.
+        whole = next(each for each in xml.etree.ElementTree.fromstring(before[path]).iter() if each.get("d"))
+        assert whole.get("style") == "fill: #ffffff"
         assert path.name in (ROOT / "README.md").read_text() + (ROOT / "docs/performance.md").read_text()
         assert (ROOT / "docs" / path.name).is_file()
     docs.redraw(tmp_path, outcomes())
@@ -150,10 +166,14 @@ def test_one_command_measures_everything(commands, tmp_path, monkeypatch, capsys
     ((root, found),) = drawn
     assert root == tmp_path and list(found) == list(docs.MODULES)
     assert all(outcome["figure"] == 1 and "date" in outcome for outcome in found.values())
-    assert "python -m tools.bench.growth --quick" in capsys.readouterr().err
+    assert "python -m tools.bench.growth --json --quick" in capsys.readouterr().err
 
     assert docs.main(["--redraw", *options]) == 0
     assert len(commands) == 4 and drawn[1] == drawn[0]
+
+    assert docs.main(["--against", "python3.14", *options]) == 0
+    assert commands[4] == ["-m", "tools.bench", "--json", "--instructions", "--against", "python3.14"]
+    assert commands[5:] == [["-m", module, "--json"] for module in modules[1:]]
 
 
 def test_make_has_the_command():

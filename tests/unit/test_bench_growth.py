@@ -92,7 +92,7 @@ def figures(time=lambda n: 4, memory=lambda n: 1000, call=lambda n: 1 + 0.1 * n)
         ({}, set()),
         ({"time": lambda n: 4 * n**0.09}, set()),
         ({"time": lambda n: 4 * n**0.11}, {"time flat"}),
-        ({"time": lambda n: 400 if n == 10 else 4}, set()),  # the costs of one backward
+        ({"time": lambda n: 1 if n == 10 else 4}, set()),
         ({"memory": lambda n: 1000 * n**0.2}, {"memory flat"}),
         ({"call": lambda n: 1 + 0.101 * n}, {"slope"}),
         ({"call": lambda n: 5 + 0.1 * n}, set()),

@@ -42,13 +42,15 @@ _PLACE = re.compile(r"(<!-- bench:(\w+) -->\n)(.*?)(<!-- /bench -->)", re.DOTALL
 # --- Measuring ------------------------------------------------------------------------------------
 
 
-def measure(data, options):
-    """Run each of MODULES with ``options``, and keep what it prints in the folder ``data``."""
+def measure(data, quick, against):
+    """Run each of MODULES, and keep what it prints in the folder ``data``."""
     data.mkdir(parents=True, exist_ok=True)
     for name, module in MODULES.items():
+        options = ["--json", *["--quick"] * quick]
+        if name == "calls":
+            options += [*["--instructions"] * (not quick), *(["--against", *against] if against else [])]
         print(f"python -m {module} {' '.join(options)}", file=sys.stderr)
-        command = [sys.executable, "-m", module, "--json", *options]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+        done = subprocess.run([sys.executable, "-m", module, *options], cwd=ROOT, stdout=subprocess.PIPE, check=True)
         outcome = {"date": str(datetime.date.today()), "cores": os.cpu_count(), **json.loads(done.stdout)}
         (data / f"{name}.json").write_text(json.dumps(outcome, indent=2) + "\n")
 
@@ -95,10 +97,10 @@ def overheads(outcomes):
 
 
 def anomaly(outcomes):
-    rows = {row["name"]: row["ratio"] for row in outcomes["calls"]["rows"]}
+    rows = {row["name"]: row for row in outcomes["calls"]["rows"]}
     return paragraph(
-        f"There a training step took {rows['anomaly']:.2f} times a plain one in torch_ext's anomaly mode, and "
-        f"{rows['torch']:.2f} times in torch's own, without NaN checks."
+        f"There a training step took {rows['anomaly']['ratio']:.2f} times a plain one in torch_ext's anomaly mode, and "
+        f"{rows['torch']['ratio']:.2f} times in torch's own, without NaN checks."
     )
 
 
@@ -107,9 +109,28 @@ def all_rows(outcomes):
     cells = [
         [row["title"], f"`{row['name']}`", *times(row), "" if row["goal"] is None else f"{row['goal']:.2f}"]
         for row in calls["rows"]
+        if "ratio" in row
     ]
     head = paragraph(f"Microseconds, {on_machine(calls)}, {calls['settings']['rounds']} rounds:")
     return f"{head}\n{table(['what', 'row', 'reference', 'torch_ext', 'ratio', 'goal'], cells, 4)}"
+
+
+def instructions(outcomes):
+    """The rows that were counted, with each torch that they were; None if none was."""
+    calls = outcomes["calls"]
+    cells = [
+        [
+            f"`{row['name']}`",
+            outcome["machine"]["torch"],
+            *(f"{row['instructions'][side]:,.0f}" for side in ("reference", "ours")),
+            f"{row['instructions']['ratio']:.3f}",
+            "" if row["instructions"]["goal"] is None else f"{row['instructions']['goal']:.2f}",
+        ]
+        for outcome in (calls, *calls.get("against", ()))
+        for row in outcome["rows"]
+        if "instructions" in row
+    ]
+    return table(["row", "torch", "reference", "torch_ext", "ratio", "goal"], cells, 4) if cells else None
 
 
 def anomaly_memory(outcomes):
@@ -167,6 +188,7 @@ TEXTS = {
     "overheads": overheads,
     "anomaly": anomaly,
     "all_rows": all_rows,
+    "instructions": instructions,
     "anomaly_memory": anomaly_memory,
     "import_time": import_time,
     "growth": growth,
@@ -175,12 +197,17 @@ TEXTS = {
 
 
 def fill(page, outcomes):
-    """Return the text of a page with what it has places for.
+    """Return the text of a page with what it has places for. Of what was not measured, its text stays.
 
     Raises:
         KeyError: it has a place for something else.
     """
-    return _PLACE.sub(lambda match: match[1] + TEXTS[match[2]](outcomes) + match[4], page)
+
+    def filled(match):
+        text = TEXTS[match[2]](outcomes)
+        return match[0] if text is None else match[1] + text + match[4]
+
+    return _PLACE.sub(filled, page)
 
 
 def redraw(root, outcomes):
@@ -194,13 +221,14 @@ def redraw(root, outcomes):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tools.bench.docs", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a look, to try the command: not for figures")
+    parser.add_argument("--quick", action="store_true", help="a look, to try the command; counts no instructions")
+    parser.add_argument("--against", nargs="+", default=[], metavar="PYTHON", help="run the rows with these too")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: what was measured last")
     parser.add_argument("--data", type=Path, default=ROOT / "build" / "bench", help="where the outcomes are kept")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder of the pages (default: this checkout)")
     options = parser.parse_args(arguments)
     if not options.redraw:
-        measure(options.data, ["--quick"] if options.quick else [])
+        measure(options.data, options.quick, options.against)
     redraw(options.root, read(options.data))
     return 0
 
