@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from torch_ext import anomaly
-from torch_ext._build import config, stamp
+from torch_ext._build import config, loader, stamp
 
 # What a program needs in order to call Functions. Whoever adds a module here adds to the import of every program.
 LOADED = {
@@ -205,6 +205,12 @@ def test_a_report_that_cannot_be_loaded_hides_no_failure():
     output, errors = run(code)
     assert output == "ValueError [True] False\n"
     assert "import of torch_ext.anomaly.failures halted" in errors
+
+
+def test_in_a_zip_archive_there_is_no_extension(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "PACKAGE_FOLDER", tmp_path / "archive.zip" / "torch_ext")
+    assert loader.candidates(stamp.installed_torch()) == []
+    assert "none at all" in loader._nothing_built()
 
 
 # --- Sources that nobody has touched are not read -------------------------------------------------

@@ -111,9 +111,12 @@ def candidates(torch: stamp.Torch) -> list[Path]:
         built_for = str(stamp.read_stamp(extension).get("torch"))
         return config.release_of(built_for) != release, extension.name
 
-    # A pattern would be compiled first, which takes longer than looking at the names.
     suffix = config.extension_suffix()
-    names = (name for name in os.listdir(PACKAGE_FOLDER) if name.startswith("_C") and name.endswith(suffix))
+    try:
+        # By a pattern of glob's, which has to be compiled, it takes longer than the rest of the search.
+        names = [name for name in os.listdir(PACKAGE_FOLDER) if name.startswith("_C") and name.endswith(suffix)]
+    except OSError:  # in a zip archive
+        names = []
     return sorted((PACKAGE_FOLDER / name for name in names), key=other)
 
 
