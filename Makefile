@@ -18,12 +18,13 @@ SOURCES := $(addprefix torch_ext/_build/,compiler.py config.py stamp.py) $(shell
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test bench build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
+.PHONY: help demo test bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
 	@echo 'make test    run the tests                (DEVICE=cuda, ARGS="-k hooks")'
 	@echo 'make bench   measure against stock torch  (DEVICE=cuda, ARGS="--json")'
+	@echo 'make bench-docs  measure everything and redraw the tables and pictures of the pages  (ARGS=--redraw)'
 	@echo 'make build   compile what has changed'
 	@echo 'make syntax  compile each C++ file alone             (ARGS=csrc/hooks)'
 	@echo 'make compile_commands  write what clangd, the language server of editors, needs'
@@ -42,6 +43,9 @@ test: build
 
 bench: build
 	$(PY) -m tools.bench --device $(DEVICE) $(ARGS)
+
+bench-docs: build
+	$(PY) -m tools.bench.docs $(ARGS)
 
 build: $(BUILT)
 

@@ -94,7 +94,7 @@ def extension_and_its_command():
             torch = stamp.installed_torch()
             try:
                 config.check_cpp_library(path)
-                stamp.write_stamp(path, CSRC, torch, self.used)
+                compiler.write_stamp(path, CSRC, torch, self.used)
                 wrong = stamp.misfit(path, torch)
                 if wrong is not None:
                     raise ImportError(wrong)

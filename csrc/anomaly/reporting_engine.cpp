@@ -42,6 +42,19 @@ void finish_report(PyObject* roots, PyObject* gradients) {
   }
 }
 
+/// Loads what a report is made by, as a backward begins: in the middle of a
+/// failure the import could fail too, at the limit of recursion for example.
+/// If it fails here, the report will say so, if there is one.
+void load_report() {
+  if (Ref::steal(PyImport_ImportModule(kFailuresModule))) {
+    return;
+  }
+  if (PyErr_ExceptionMatches(PyExc_Exception) == 0) {
+    throw_python_error(); // the user wants to stop
+  }
+  PyErr_Clear();
+}
+
 /// Whether there is more to check than NaN in a backward with this many
 /// arguments by position.
 bool checks_on(Py_ssize_t count) {
@@ -112,6 +125,9 @@ PyObject* run_backward(
     all.add(self);
     all.add(args, args + count + named);
     note_backward(args, count);
+    if (torch::autograd::AnomalyMode::is_enabled()) {
+      load_report();
+    }
     if (checks_on(count)) {
       return run_checked(all, args, count, keywords);
     }

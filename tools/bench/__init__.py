@@ -9,4 +9,11 @@
 - ``against``: the same with another interpreter
 - ``report``: the outcome as JSON
 - ``tables``: and for people
+
+Commands of their own:
+
+- ``import_time``: what importing torch_ext takes
+- ``growth``: costs as chains and arguments grow
+- ``end_to_end``: whole training steps
+- ``docs``: measures all of that, and redraws the tables and the pictures (``plots``) of the pages
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -38,11 +39,16 @@ class _MallInfo(ctypes.Structure):
     ]
 
 
+@functools.cache  # what looking it up takes from malloc must not count
+def _mallinfo2():
+    function = ctypes.CDLL(None).mallinfo2
+    function.restype = _MallInfo
+    return function
+
+
 def allocated():
     """Return the bytes that malloc has handed out on the main thread."""
-    mallinfo2 = ctypes.CDLL(None).mallinfo2
-    mallinfo2.restype = _MallInfo
-    info = mallinfo2()
+    info = _mallinfo2()()
     return info.uordblks + info.hblkhd
 
 
@@ -73,16 +79,26 @@ def measure_here():
     }
 
 
-def measure_memory():
-    """Return what :func:`measure_here` returns in a process in which malloc counts everything."""
+def in_process_that_counts(module, *arguments):
+    """Return the JSON that ``python -m module`` prints in a process in which malloc counts everything."""
+    counting = {
+        "PYTHONMALLOC": "malloc",
+        # What glibc keeps for the thread to use again would count as handed out.
+        "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+    }
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        env={**os.environ, "PYTHONMALLOC": "malloc", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        [sys.executable, "-m", module, *arguments],
+        env={**os.environ, **counting, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
     return json.loads(done.stdout)
+
+
+def measure_memory():
+    """Return what :func:`measure_here` returns in a process in which malloc counts everything."""
+    return in_process_that_counts(__name__)
 
 
 if __name__ == "__main__":

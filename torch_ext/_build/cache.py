@@ -150,7 +150,7 @@ class Entry(NamedTuple):
 
 
 #: How the files and folders are called that torch_ext makes, after the name of the build.
-_MADE = re.compile(
+_MADE = (
     r"(?P<name>torch.+-[0-9a-f]{8})\.(so|json|headers|log|lock|build-\w+)"
     r"|(?P<known>[0-9a-f]{32}-[0-9a-f]{32}\.(fits|\d+))"
 )
@@ -160,7 +160,7 @@ def entries(folder: Path) -> list[Entry]:
     """All that torch_ext has made in ``folder``, by name. Files of others are left out."""
     made: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        match = _MADE.fullmatch(path.name)
+        match = re.fullmatch(_MADE, path.name)
         if match is not None:
             made.setdefault(match["name"] or match["known"], []).append(path)
     return [Entry(name, paths, sum(map(_size, paths))) for name, paths in made.items()]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The C++ compiler: which one, and what it reads for the sources."""
+"""The C++ compiler: which one, what it reads for the sources, and the stamp of what it has made of them."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from . import config
+from . import config, stamp
 
 
 class Compiler(NamedTuple):
@@ -120,3 +121,24 @@ def _prerequisites(rule: str) -> list[str]:
     """The files after the colon of a rule of make."""
     words = re.split(r"(?<!\\)\s+", rule.replace("\\\n", " ").strip())
     return [re.sub(r"\\(.)", r"\1", word).replace("$$", "$") for word in words[1:]]
+
+
+def write_stamp(extension: Path, csrc: Path, torch: stamp.Torch, used: Compiler) -> None:
+    """Writes beside ``extension`` what it was just compiled from and against."""
+    reading = read(used, csrc, torch.include)
+    state = config.source_state(csrc)
+    content = {
+        "torch": torch.version,
+        "git": torch.git,
+        "identity": torch.identity(),
+        "headers": stamp.digest_of(reading.headers, torch.include),
+        "macros": reading.macros,
+        "python": config.abi(),
+        "sources": config.source_digest(csrc),
+        # Only if nothing has changed while they were read.
+        "state": state if state == config.source_state(csrc) else None,
+        "flags": config.compile_flags(),
+        "compiler": used._asdict(),
+    }
+    stamp.headers_path(extension).write_text("".join(f"{name}\n" for name in reading.headers))
+    stamp.stamp_path(extension).write_text(json.dumps(content, indent=1) + "\n")

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
 import importlib.util
 import os
 import platform
 import re
-import shlex
 import shutil
 import sys
-import sysconfig
+import time
 from pathlib import Path
 
 #: Releases of torch that csrc/compat.h has an entry for, oldest first, no gaps.
@@ -43,11 +43,31 @@ INSTALL_COMMAND = "pip install --no-build-isolation --no-deps --force-reinstall 
 
 def compile_flags() -> list[str]:
     """COMPILE_FLAGS, then those in the environment variable TORCH_EXT_CFLAGS (for a sanitizer, say)."""
-    return COMPILE_FLAGS + shlex.split(os.environ.get("TORCH_EXT_CFLAGS", ""))
+    more = os.environ.get("TORCH_EXT_CFLAGS")
+    if not more:
+        return [*COMPILE_FLAGS]
+    import shlex
+
+    return COMPILE_FLAGS + shlex.split(more)
+
+
+def extension_suffix() -> str:
+    """How the names of extensions for this Python alone end, such as ".cpython-311-x86_64-linux-gnu.so".
+
+    sysconfig's EXT_SUFFIX, without the thousand other settings that sysconfig reads for it.
+    """
+    return importlib.machinery.EXTENSION_SUFFIXES[0]
+
+
+def abi() -> str:
+    """What this Python calls its ABI, such as "cpython-311-x86_64-linux-gnu": sysconfig's SOABI."""
+    return extension_suffix().split(".")[1]
 
 
 def system_headers() -> list[str]:
     """The flags for torch's and Python's headers, as system headers: a warning in one of them is no error."""
+    import sysconfig
+
     import torch  # and not its cpp_extension, which looks for CUDA, and says so if it finds none
 
     include = Path(torch.__file__).absolute().parent / "include"
@@ -156,15 +176,49 @@ def unity_sources(csrc: Path, folder: Path) -> list[str]:
     return [*map(str, sorted(csrc.glob("*.cpp"))), *map(str, texts)]
 
 
+def _source_names(csrc: Path) -> list[str]:
+    """The names of all sources and headers in ``csrc``, always in the same order."""
+    begin = len(os.path.join(csrc, ""))
+    names = [
+        os.path.join(folder, file)[begin:]
+        for folder, _, files in os.walk(csrc)
+        for file in files
+        if file.endswith((".cpp", ".h"))
+    ]
+    return sorted(names, key=lambda name: name.split(os.sep))
+
+
 def source_digest(csrc: Path) -> str:
     """A digest of all sources, headers and flags."""
     digest = hashlib.sha256("\0".join(compile_flags()).encode())
-    for path in sorted(csrc.rglob("*")):
-        if path.suffix in (".cpp", ".h"):
-            content = path.read_bytes()
-            digest.update(f"\0{path.relative_to(csrc)}\0{len(content)}\0".encode())
-            digest.update(content)
+    for name in _source_names(csrc):
+        content = (csrc / name).read_bytes()
+        digest.update(f"\0{name}\0{len(content)}\0".encode())
+        digest.update(content)
     return digest.hexdigest()
+
+
+#: A file system's clock ticks: two writes within one tick get the same times. The coarsest tick is FAT's, 2 seconds.
+_TICK_NS = 2_000_000_000
+
+
+def source_state(csrc: Path) -> str | None:
+    """What the system says of the sources, without reading them: as long as it is the same, so is the digest.
+
+    Anything that a program writes into a file, or puts in its place, changes the file's ctime or its inode, which no
+    program can set: a file of the same size and mtime is seen too. None if a source has changed within the last
+    two seconds, since another write then might not change its times. What is not seen: a write through a
+    mapping of the file that was there before (the times change once, as its first page does), and a system clock that
+    was set back to the very nanosecond.
+    """
+    digest = hashlib.sha256("\0".join([str(csrc), *compile_flags()]).encode(errors="surrogateescape"))
+    youngest = 0
+    for name in _source_names(csrc):
+        found = os.stat(f"{csrc}/{name}")
+        youngest = max(youngest, found.st_ctime_ns)
+        times = f"{found.st_mtime_ns}\0{found.st_ctime_ns}"
+        digest.update(f"\0{name}\0{found.st_size}\0{found.st_ino}\0{times}".encode(errors="surrogateescape"))
+    return digest.hexdigest() if youngest < time.time_ns() - _TICK_NS else None
 
 
 def check_cpp_library(extension: Path) -> None:

@@ -8,12 +8,11 @@ import importlib.util
 import inspect
 import os
 import sys
-import sysconfig
 import threading
 from pathlib import Path
 from types import ModuleType
 
-from . import cache, config, on_import, stamp
+from . import cache, config, stamp
 
 _PACKAGE = __package__.partition(".")[0]
 PACKAGE_FOLDER = Path(__file__).parents[1]
@@ -71,6 +70,8 @@ def _load(torch: stamp.Torch, verbose: bool) -> ModuleType:
                 raise ImportError(f"{unfit} {_again()}") from error
     if csrc is None:
         raise ImportError(f"{unfit or _nothing_built()} {_again()}")
+    from . import on_import
+
     try:
         path = on_import.build(csrc, torch, verbose)
     except ImportError as error:
@@ -92,13 +93,12 @@ def built_ahead(torch: stamp.Torch) -> tuple[Path | None, str | None]:
     A checkout's extension that is older than its sources is none.
     """
     csrc = None if config.has_shipped_sources() else config.find_csrc()
-    sources = csrc and config.source_digest(csrc)
     unfit = None
     for extension in candidates(torch):
         reason = stamp.misfit(extension, torch)
         if reason is not None:
             unfit = unfit or reason
-        elif sources in (None, stamp.read_stamp(extension).get("sources")):
+        elif csrc is None or stamp.is_of(extension, csrc):
             return extension, None
     return None, unfit
 
@@ -111,13 +111,19 @@ def candidates(torch: stamp.Torch) -> list[Path]:
         built_for = str(stamp.read_stamp(extension).get("torch"))
         return config.release_of(built_for) != release, extension.name
 
-    return sorted(PACKAGE_FOLDER.glob(f"_C*{sysconfig.get_config_var('EXT_SUFFIX')}"), key=other)
+    suffix = config.extension_suffix()
+    try:
+        # By a pattern of glob's, which has to be compiled, it takes longer than the rest of the search.
+        names = [name for name in os.listdir(PACKAGE_FOLDER) if name.startswith("_C") and name.endswith(suffix)]
+    except OSError:  # in a zip archive
+        names = []
+    return sorted((PACKAGE_FOLDER / name for name in names), key=other)
 
 
 def _nothing_built() -> str:
     others = sorted(path.name for path in PACKAGE_FOLDER.glob("_C.*.so"))
     return (
-        f"torch_ext has no extension for this Python ({sysconfig.get_config_var('SOABI')}) in {PACKAGE_FOLDER}, "
+        f"torch_ext has no extension for this Python ({config.abi()}) in {PACKAGE_FOLDER}, "
         f"where there is {', '.join(others) or 'none at all'}, and no sources to build one from."
     )
 

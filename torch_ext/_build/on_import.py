@@ -19,14 +19,13 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from . import cache, config, stamp
-from .compiler import Compiler, find_compiler, no_compiler
+from .compiler import Compiler, find_compiler, no_compiler, write_stamp
 
 # torch's load() counts the builds of a process and renames the module after the
 # first, so a failed build could not be repeated: each build gets a process of its own.
@@ -61,8 +60,12 @@ def find(csrc: Path, torch: stamp.Torch, compiler: Compiler | None) -> Path | No
     """
     # Links are followed once, so that what is checked is what is loaded.
     folder = cache.cache_folder().resolve()
-    abi = sysconfig.get_config_var("SOABI")
-    for extension in sorted(folder.glob(f"*-{abi}-{config.source_digest(csrc)[:16]}-*.so")):
+    extensions = sorted(folder.glob(f"*-{config.abi()}-*.so"))
+    stamps = (stamp.read_stamp(extension) for extension in extensions if cache.is_ours(stamp.stamp_path(extension)))
+    sources = stamp.source_digest(csrc, stamps)
+    for extension in extensions:
+        if f"-{sources[:16]}-" not in extension.name:
+            continue
         cache.trusted(extension)
         fits = compiler is None or stamp.read_stamp(extension).get("compiler") == compiler._asdict()
         if fits and stamp.misfit(extension, torch) is None:
@@ -96,7 +99,7 @@ def compile_now(csrc: Path, torch: stamp.Torch, compiler: Compiler, verbose: boo
 def name_of(csrc: Path, torch: stamp.Torch, compiler: Compiler) -> str:
     """What a build in the cache is called: torch, Python, sources with flags, and the rest of what it depends on."""
     rest = hashlib.sha256(f"{compiler!r}{torch.identity()}".encode()).hexdigest()[:8]
-    abi = sysconfig.get_config_var("SOABI")
+    abi = config.abi()
     return f"torch{torch.version}-{abi}-{config.source_digest(csrc)[:16]}-{rest}"
 
 
@@ -136,7 +139,7 @@ def _compile(csrc: Path, extension: Path, torch: stamp.Torch, compiler: Compiler
 def _check_and_keep(csrc: Path, made: Path, extension: Path, torch: stamp.Torch, compiler: Compiler) -> None:
     """Moves what was compiled to its place. Raises ImportError if it could not be loaded."""
     config.check_cpp_library(made)
-    stamp.write_stamp(made, csrc, torch, compiler)
+    write_stamp(made, csrc, torch, compiler)
     wrong = stamp.misfit(made, torch)
     if wrong is not None:
         raise ImportError(f"{wrong} Set CXX to a compiler, and TORCH_EXT_CFLAGS to flags, that do as torch's did.")

@@ -12,14 +12,14 @@ import json
 import os
 import re
 import struct
-import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import cache, compiler, config
+from . import cache, config
 
 #: A release that corrects another has the same headers but for the lines that say so.
-_PATCH_RELEASE = re.compile(rb"#define TORCH_VERSION_PATCH .*|#define TORCH_VERSION \\\n.*")
+_PATCH_RELEASE = rb"#define TORCH_VERSION_PATCH .*|#define TORCH_VERSION \\\n.*"
 _STATES_RELEASE = "torch/headeronly/version.h"
 
 
@@ -77,31 +77,26 @@ def headers_path(extension: Path) -> Path:
     return extension.with_suffix(".headers")
 
 
-def write_stamp(extension: Path, csrc: Path, torch: Torch, used: compiler.Compiler) -> None:
-    """Writes beside ``extension`` what it was just compiled from and against."""
-    reading = compiler.read(used, csrc, torch.include)
-    stamp = {
-        "torch": torch.version,
-        "git": torch.git,
-        "identity": torch.identity(),
-        "headers": digest_of(reading.headers, torch.include),
-        "macros": reading.macros,
-        "python": sysconfig.get_config_var("SOABI"),
-        "sources": config.source_digest(csrc),
-        "flags": config.compile_flags(),
-        "compiler": used._asdict(),
-    }
-    headers_path(extension).write_text("".join(f"{name}\n" for name in reading.headers))
-    stamp_path(extension).write_text(json.dumps(stamp, indent=1) + "\n")
-
-
 def read_stamp(extension: Path) -> dict[str, Any]:
-    """What :func:`write_stamp` wrote; empty if there is nothing that can be read."""
+    """What :func:`compiler.write_stamp` wrote; empty if there is nothing that can be read."""
     try:
         stamp = json.loads(stamp_path(extension).read_text())
     except (OSError, ValueError):
         return {}
     return stamp if isinstance(stamp, dict) else {}
+
+
+def source_digest(csrc: Path, stamps: Iterable[dict[str, Any]]) -> str:
+    """What :func:`config.source_digest` gives. Reads no source if one of ``stamps`` is of these, unchanged since."""
+    state = config.source_state(csrc)
+    known = (stamp.get("sources") for stamp in stamps if state is not None and stamp.get("state") == state)
+    return next(known, None) or config.source_digest(csrc)
+
+
+def is_of(extension: Path, csrc: Path) -> bool:
+    """Whether ``extension`` was built from the sources in ``csrc`` as they are now."""
+    stamp = read_stamp(extension)
+    return source_digest(csrc, [stamp]) == stamp.get("sources")
 
 
 # Whether it fits
@@ -112,7 +107,7 @@ def misfit(extension: Path, torch: Torch) -> str | None:
     stamp = read_stamp(extension)
     if not is_whole(extension):
         return f"{extension} is damaged: the file ends too early."
-    abi = sysconfig.get_config_var("SOABI")
+    abi = config.abi()
     if stamp.get("python", abi) != abi:
         return f"torch_ext was built for Python {stamp['python']}, and this is {abi} ({extension})."
     cxx11_abi = stamp.get("macros", {}).get("_GLIBCXX_USE_CXX11_ABI", torch.cxx11_abi)
@@ -164,7 +159,7 @@ def digest_of(headers: list[str], include: Path) -> str:
         except FileNotFoundError:
             content = b"\0missing"
         if name == _STATES_RELEASE:
-            content = _PATCH_RELEASE.sub(b"", content)
+            content = re.sub(_PATCH_RELEASE, b"", content)
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()

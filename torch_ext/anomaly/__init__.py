@@ -5,19 +5,41 @@ Each node of the graph, torch's own included, remembers where forward created it
 fraction of what torch's mode costs, and there is a report on a backward that fails.
 """
 
+import importlib
 import threading
 import warnings
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import _C, _compat
 
-# C++ needs these two in the middle of a failure, so they are loaded before.
-from . import failures, regions, traceback  # noqa: F401
-from .report import last_report
+# C++ needs the second whenever somebody reads a stack, so it is loaded before.
+from . import regions, traceback  # noqa: F401
+
+if TYPE_CHECKING:
+    from .report import last_report
 
 __all__ = ["detect_anomaly", "last_report", "set_detect_anomaly"]
+
+# What reports are made by: half of the import, and most programs need none. C++ calls `failures` in the middle of a
+# failure, where an import could fail too, so it is loaded before: by Settings, and by the reporting engine as a
+# backward begins in torch's own mode.
+_LOADED_LATER = frozenset(
+    "behind birth changes cuts facts failures freed given graph picture places report rules values".split()
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "last_report":
+        return importlib.import_module(".report", __name__).last_report
+    if name in _LOADED_LATER:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_LOADED_LATER})
 
 
 class _Engines:
@@ -87,7 +109,6 @@ def foreign_engine() -> object:
     return None if there is _engines.ours or _compat.is_torchs_engine(there) else there
 
 
-@dataclass(frozen=True)
 class Checks:
     """What is checked, as :class:`detect_anomaly` takes it. Not for users.
 
@@ -95,15 +116,22 @@ class Checks:
         ValueError: ``check_every`` doesn't fit.
     """
 
-    check_nan: bool | str = True
-    check_loss: bool = False
-    check_inf: bool = False
-    check_saved: bool = False
-    check_every: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.check_every is not None and (self.check_nan != "deferred" or self.check_every < 1):
-            raise ValueError(f"check_every is for check_nan='deferred' and at least 1, got {self.check_every!r}")
+    # By hand, since a dataclass would be most of what importing this module takes.
+    def __init__(
+        self,
+        check_nan: bool | str = True,
+        check_loss: bool = False,
+        check_inf: bool = False,
+        check_saved: bool = False,
+        check_every: int | None = None,
+    ) -> None:
+        if check_every is not None and (check_nan != "deferred" or check_every < 1):
+            raise ValueError(f"check_every is for check_nan='deferred' and at least 1, got {check_every!r}")
+        self.check_nan = check_nan
+        self.check_loss = check_loss
+        self.check_inf = check_inf
+        self.check_saved = check_saved
+        self.check_every = check_every
 
     @property
     def by_torch(self) -> bool:
@@ -140,6 +168,8 @@ class Settings:
         operators: bool = True,
         follow: bool = False,
     ) -> None:
+        if mode:
+            importlib.import_module(".failures", __name__)
         self.mode = torch.is_anomaly_enabled()
         self.check_nan = torch.is_anomaly_check_nan_enabled()
         self.switch = _switch.mode
