@@ -335,6 +335,7 @@ def counted(monkeypatch, tmp_path):
         return {name: Count(40_000, 40_000 * ratios[name]) for name in names}
 
     monkeypatch.setattr(cli, "count_instructions", count)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
     def command(*arguments, **counts):
         ratios.update(counts)

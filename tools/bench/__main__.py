@@ -123,12 +123,12 @@ def progress(title, total):
 def measure_here(options):
     """Return the outcome in this interpreter, as ``to_json`` has it."""
     rows = chosen_rows(options)
+    torch.set_num_threads(options.threads)
     counts, results, memory = {}, {}, None
     if options.instructions:
         with progress("counting", len(rows)) as advance:
             counts = count_instructions([row.name for row in rows], advance)
     if options.times:
-        torch.set_num_threads(options.threads)
         with progress("measuring", options.rounds) as advance:
             timed = [row for row in rows if row.is_timed]
             results = measure(timed, options.rounds, options.block_ms / 1e3, advance, options.device)
