@@ -2,7 +2,7 @@
 // A custom Function's call in the graph that torch.jit.trace records.
 #pragma once
 
-#include <function/flags.h>
+#include <cpp/flags.h>
 #include <python/ref.h>
 
 #include <c10/util/ArrayRef.h>

@@ -11,18 +11,27 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 # What each folder may include, besides itself; none of them in a circle.
 ARROWS = {
     "module.cpp": {"function/forward", "function/ctx", "function/torch_own", "hooks", "anomaly", "notes", "tracer"},
-    "function/forward": {"function/backward", "function/ctx", "function/torch_own", "notes", "tracer"},
-    "function/backward": {"function/ctx", "function/torch_own", "notes"},
+    "function/forward": {
+        "function/backward",
+        "function/ctx",
+        "function/torch_own",
+        "function/type_cache",
+        "notes",
+        "tracer",
+    },
+    "function/backward": {"function/ctx", "function/torch_own", "function/type_cache", "notes"},
     "function/ctx": {"hooks"},
     "function/torch_own": set(),
+    "function/type_cache": set(),
     "hooks": set(),
     "anomaly": {"notes"},
     "notes": set(),
     "tracer": set(),
     "compat.h": {"python"},
     "python": set(),
+    "cpp": set(),
 }
-FOR_ALL = {"compat.h", "python"}
+FOR_ALL = {"compat.h", "cpp", "python"}
 
 
 def folder_of(name):

@@ -4,9 +4,9 @@
 #include <compat.h>
 #include <function/ctx/type.h>
 #include <function/torch_own.h>
+#include <function/type_cache.h>
 #include <python/error.h>
 #include <python/names.h>
-#include <python/type_cache.h>
 
 #include <utility>
 

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <compat.h>
+#include <cpp/flags.h>
 #include <function/ctx/packed_infos.h>
 #include <function/ctx/type.h>
-#include <function/flags.h>
 #include <python/ref.h>
 
 #include <torch/csrc/autograd/python_function.h>

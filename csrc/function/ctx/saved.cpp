@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <function/ctx/saved.h>
 
-#include <private_member.h>
+#include <cpp/private_member.h>
 #include <python/error.h>
 #include <python/tensor.h>
 #include <python/tuple.h>

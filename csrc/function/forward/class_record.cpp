@@ -6,10 +6,10 @@
 #include <function/ctx/type.h>
 #include <function/forward/backward_cls.h>
 #include <function/torch_own.h>
+#include <function/type_cache.h>
 #include <python/error.h>
 #include <python/immortal.h>
 #include <python/names.h>
-#include <python/type_cache.h>
 
 #include <utility>
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <compat.h>
-#include <function/flags.h>
+#include <cpp/flags.h>
 #include <function/forward/arguments.h>
 
 #include <c10/util/SmallVector.h>

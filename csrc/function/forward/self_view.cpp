@@ -2,9 +2,9 @@
 #include <function/forward/self_view.h>
 
 #include <compat.h>
+#include <cpp/private_member.h>
 #include <function/forward/no_grad.h>
 #include <function/torch_own.h>
-#include <private_member.h>
 #include <python/error.h>
 #include <python/names.h>
 #include <python/tensor.h>
