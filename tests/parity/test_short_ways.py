@@ -12,6 +12,7 @@ What is skipped, and what leaves it for the long way:
 - Lists and tuples of flags, for bits: more than 64 arguments, and exactly as many.
 - A tuple for one output: None, a list, a tuple of one, a subclass of tuple, the tracer.
 - A tuple for one gradient: None, a tuple of one, a tensor of another class, gradients too many.
+- inspect.signature, for keyword arguments: parameters of other kinds, names that do not fit, defaults changed since.
 """
 
 import collections
@@ -527,3 +528,70 @@ def what_stands_for_one_gradient(s):
     )
     x = s.randn(2, requires_grad=True)
     s.outcome("one for two arguments", lambda: torch.autograd.grad(number.apply(x, 2).sum(), x))
+
+
+# --- Keyword arguments --------------------------------------------------------------------------------
+
+
+@scenario
+def keyword_arguments_by_name(s):
+    def make(forward):
+        def setup_context(ctx, inputs, output):
+            s.record("inputs", inputs)
+            ctx.count = len(inputs)
+
+        def backward(ctx, grad):
+            return grad * 2, *[None] * (ctx.count - 1)
+
+        functions = {"forward": forward, "setup_context": setup_context, "backward": backward}
+        return type(s.Function)("Named", (s.Function,), {name: staticmethod(f) for name, f in functions.items()})
+
+    def plain(x, factor=3, power=1):
+        return x * factor**power
+
+    def required(x, factor, power=1):
+        return x * factor**power
+
+    def only_by_position(x, factor=3, /, power=1):
+        return x * factor**power
+
+    def only_by_keyword(x, *, factor=3, power=1):
+        return x * factor**power
+
+    def more_by_position(x, factor=3, *more):
+        return x * factor + len(more)
+
+    def more_by_keyword(x, factor=3, **more):
+        return x * factor + len(more)
+
+    def changed(x, factor=3, power=1):
+        return x * factor**power
+
+    calls = (
+        ((), {"factor": 4}),
+        ((), {"power": 2}),
+        ((), {"power": 2, "factor": 4}),
+        ((4,), {"power": 2}),
+        ((4,), {"factor": 5}),
+        ((4, 2), {"power": 1}),
+        ((4, 2, 7), {}),
+        ((4, 2, 7), {"factor": 1}),
+        ((), {"x": 1}),
+        ((), {"unknown": 1}),
+        ((), {}),
+    )
+    changed.__defaults__ = (1, 2, 3, 4)
+    for forward in (plain, required, only_by_position, only_by_keyword, more_by_position, more_by_keyword, changed):
+        Named = make(forward)
+        for args, keywords in calls:
+            x, label = s.randn(2, requires_grad=True), f"{forward.__name__}{args}{keywords}"
+            y = s.outcome(label, lambda x=x, a=args, k=keywords: Named.apply(x, *a, **k))
+            if y is not None:
+                s.outcome(f"{label}: gradient", lambda x=x, y=y: torch.autograd.grad(y.sum(), x))
+        s.outcome(f"{forward.__name__}, by name alone", lambda: Named.apply(x=s.randn(2), factor=2))
+    plain.__kwdefaults__ = {"power": 7}
+    s.outcome("defaults that are none of its own", lambda: make(plain).apply(s.randn(2), factor=2))
+    plain.__code__ = required.__code__
+    s.outcome("other code", lambda: make(plain).apply(s.randn(2), factor=2))
+    plain.__defaults__ = None
+    s.raises("no defaults", lambda: make(plain).apply(s.randn(2), factor=2))

@@ -6,6 +6,8 @@
 #include <python/names.h>
 #include <python/tuple.h>
 
+#include <c10/util/SmallVector.h>
+
 #include <algorithm>
 #include <initializer_list>
 #include <utility>
@@ -51,13 +53,77 @@ PyFunctionObject* as_plain_function(PyObject* forward) {
   return function;
 }
 
-/// Binds positional arguments without inspect.signature if it would do the
-/// same. Returns whether it did; `tuple` is set if default values had to be
-/// added.
+/// The index of `name` among `parameters`, counted from `first`; -1 if it is
+/// none of them.
+Py_ssize_t find_parameter(
+    PyObject* parameters,
+    Py_ssize_t first,
+    Py_ssize_t last,
+    PyObject* name) {
+  for (Py_ssize_t i = first; i < last; ++i) {
+    if (PyUnicode_Compare(name, PyTuple_GET_ITEM(parameters, i)) == 0) {
+      return i - first;
+    }
+  }
+  return -1;
+}
+
+/// Arguments in the places of the parameters that they are for; null where
+/// there is none.
+using Places = c10::SmallVector<PyObject*, 16>;
+
+/// Puts keyword arguments in their places. Returns false if one doesn't fit:
+/// bind_by_signature() then says why, or has a place for it.
+bool fill_by_name(
+    Places& places,
+    PyCodeObject* code,
+    PyObject* keywords,
+    PyObject* const* values) {
+  const Ref parameters = compat::code_varnames(code);
+  const Py_ssize_t first = code->co_posonlyargcount;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keywords); ++i) {
+    PyObject* name = PyTuple_GET_ITEM(keywords, i);
+    const Py_ssize_t found = PyUnicode_Check(name)
+        ? find_parameter(parameters.get(), first, code->co_argcount, name)
+        : -1;
+    if (found < 0 || places[static_cast<size_t>(first + found)] != nullptr) {
+      return false;
+    }
+    places[static_cast<size_t>(first + found)] = values[i];
+  }
+  return true;
+}
+
+/// Puts default values, a tuple or null, in the places that are left. Returns
+/// false if there is none for one of them, or more than places, which inspect
+/// and Python count in different ways.
+bool fill_by_default(Places& places, PyObject* defaults) {
+  const auto count = static_cast<Py_ssize_t>(places.size());
+  const Py_ssize_t available =
+      defaults == nullptr ? 0 : PyTuple_GET_SIZE(defaults);
+  if (available > count) {
+    return false;
+  }
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject*& place = places[static_cast<size_t>(i)];
+    if (place == nullptr) {
+      if (i < count - available) {
+        return false;
+      }
+      place = PyTuple_GET_ITEM(defaults, available - count + i);
+    }
+  }
+  return true;
+}
+
+/// Binds arguments without inspect.signature if it would do the same. Returns
+/// whether it did; `tuple` is set if they are not those that were given, in
+/// their order.
 bool bind_plain(
     PyObject* forward,
     PyObject* const* items,
     Py_ssize_t count,
+    PyObject* keywords,
     Ref& tuple) {
   compat::CriticalSection of_function(forward);
   PyFunctionObject* function = as_plain_function(forward);
@@ -65,26 +131,24 @@ bool bind_plain(
     return false;
   }
   auto* code = reinterpret_cast<PyCodeObject*>(function->func_code);
-  const Py_ssize_t parameters = code->co_argcount;
   if (code->co_kwonlyargcount != 0) {
     return false;
   }
-  if (count >= parameters) {
-    return count == parameters || (code->co_flags & CO_VARARGS) != 0;
+  if (keywords == nullptr && count >= code->co_argcount) {
+    return count == code->co_argcount || (code->co_flags & CO_VARARGS) != 0;
   }
-  PyObject* defaults = function->func_defaults;
-  const Py_ssize_t missing = parameters - count;
-  const Py_ssize_t available =
-      defaults == nullptr ? 0 : PyTuple_GET_SIZE(defaults);
-  if (missing > available) {
+  if (count > code->co_argcount) {
     return false;
   }
-  tuple = tuple_of(static_cast<size_t>(parameters), [&](size_t index) {
-    const auto i = static_cast<Py_ssize_t>(index);
-    return Ref::share(
-        i < count ? items[i]
-                  : PyTuple_GET_ITEM(defaults, available - parameters + i));
-  });
+  Places places(items, items + count);
+  places.resize(static_cast<size_t>(code->co_argcount), nullptr);
+  if ((keywords != nullptr &&
+       !fill_by_name(places, code, keywords, items + count)) ||
+      !fill_by_default(places, function->func_defaults)) {
+    return false;
+  }
+  tuple = tuple_of(
+      places.size(), [&places](size_t i) { return Ref::share(places[i]); });
   return true;
 }
 
@@ -105,21 +169,6 @@ Bound bind_by_signature(
   Ref args = checked(PyObject_GetAttrString(bound.get(), "args"));
   Ref kwargs = checked(PyObject_GetAttrString(bound.get(), "kwargs"));
   return {Arguments(std::move(args)), std::move(kwargs)};
-}
-
-/// The index of `name` among `parameters`, counted from `first`; -1 if it is
-/// none of them.
-Py_ssize_t find_parameter(
-    PyObject* parameters,
-    Py_ssize_t first,
-    Py_ssize_t last,
-    PyObject* name) {
-  for (Py_ssize_t i = first; i < last; ++i) {
-    if (PyUnicode_Compare(name, PyTuple_GET_ITEM(parameters, i)) == 0) {
-      return i - first;
-    }
-  }
-  return -1;
 }
 
 /// Puts keyword arguments in their places by the names in forward's code, as
@@ -229,7 +278,12 @@ Arguments bind_arguments(
         record, {Arguments(items, count), to_dict(keywords, items + count)});
   }
   Ref tuple;
-  if (!has_keywords && bind_plain(record.forward.get(), items, count, tuple)) {
+  if (bind_plain(
+          record.forward.get(),
+          items,
+          count,
+          has_keywords ? keywords : nullptr,
+          tuple)) {
     return tuple ? Arguments(std::move(tuple)) : Arguments(items, count);
   }
   Bound bound = bind_by_signature(record.forward.get(), items, count, keywords);
