@@ -211,8 +211,8 @@ void Wrapping::wrap_by_torch() {
       ctx_.base.pure_view,
       attached_);
   for (size_t i = 0; i < raw_.size(); ++i) {
-    if (wrapped[i].has_value()) {
-      store(raw_[i], std::move(*wrapped[i]));
+    if (auto& output = wrapped[i]; output.has_value()) {
+      store(raw_[i], std::move(*output));
     } else {
       store_other(raw_[i]);
     }

@@ -85,15 +85,14 @@ struct Kind {
   }
 };
 
-std::array<Kind, 2> kinds{
-    Kind{DispatchKeySet(
-        {DispatchKey::CPU,
-         DispatchKey::AutogradCPU,
-         DispatchKey::ADInplaceOrView})},
-    Kind{DispatchKeySet(
-        {DispatchKey::CUDA,
-         DispatchKey::AutogradCUDA,
-         DispatchKey::ADInplaceOrView})}};
+constexpr DispatchKeySet kCpuKeys(
+    {DispatchKey::CPU, DispatchKey::AutogradCPU, DispatchKey::ADInplaceOrView});
+constexpr DispatchKeySet kCudaKeys(
+    {DispatchKey::CUDA,
+     DispatchKey::AutogradCUDA,
+     DispatchKey::ADInplaceOrView});
+
+constinit std::array<Kind, 2> kinds{Kind{kCpuKeys}, Kind{kCudaKeys}};
 
 /// An operator's table, which lives as long as the process.
 const c10::impl::OperatorEntry& entry_of(const char* name) {
@@ -154,9 +153,7 @@ void init_self_views() {
   const c10::impl::OperatorEntry& view_as = entry_of("aten::view_as");
   for (Kind& kind : kinds) {
     const DispatchKey backend =
-        kind.keys.highestBackendKey() == c10::BackendComponent::CPUBit
-        ? DispatchKey::CPU
-        : DispatchKey::CUDA;
+        kind.keys == kCpuKeys ? DispatchKey::CPU : DispatchKey::CUDA;
     if (!view.hasComputedKernelForDispatchKey(backend)) {
       continue; // a torch without CUDA
     }
