@@ -232,8 +232,9 @@ std::vector<at::Tensor> saved_by(const compat::NodePtr& node) {
   if (is_generated(type)) {
     return saved_by_generated(node);
   }
-  return type == typeid(PyNode) ? saved_by_function(node)
-                                : std::vector<at::Tensor>();
+  return dynamic_cast<PyNode*>(node.get()) != nullptr
+      ? saved_by_function(node)
+      : std::vector<at::Tensor>();
 }
 
 Ref to_python(const Evidence& evidence) {

@@ -178,7 +178,16 @@ def test_one_command_measures_everything(commands, tmp_path, monkeypatch, capsys
 
 def test_make_has_the_command():
     done = subprocess.run(
-        ["make", "--dry-run", "--always-make", "bench-docs", "ARGS=--redraw", "PYTHON=python", "VENV=v"],
+        [
+            "make",
+            "--no-print-directory",
+            "--dry-run",
+            "--always-make",
+            "bench-docs",
+            "ARGS=--redraw",
+            "PYTHON=python",
+            "VENV=v",
+        ],
         cwd=ROOT,
         capture_output=True,
         check=True,
