@@ -9,8 +9,9 @@ import torch
 
 import torch_ext
 from tools.bench import growth
-from tools.bench.growth import BASES, bytes_per_node, chain, first_of, judge, measure_growth
+from tools.bench.growth import BASES, bytes_per_node, first_of, judge, measure_growth
 from tools.bench.memory import in_process_that_counts
+from tools.bench.rows.chains import identity_chain
 
 
 def calls_of(name, call):
@@ -27,7 +28,7 @@ def calls_of(name, call):
 @pytest.mark.parametrize("base", BASES.values(), ids=list(BASES))
 @pytest.mark.parametrize("nodes", [1, 10, 300])
 def test_a_chain_has_its_nodes_forward_and_backward(base, nodes):
-    probe = chain(base, nodes)
+    probe = identity_chain(base, nodes)
     assert (probe.units, probe.floor) == (nodes, None)
     assert (calls_of("forward", probe.call), calls_of("backward", probe.call)) == (nodes, nodes)
     assert probe.call()[0].tolist() == [1.0] * 4
@@ -47,7 +48,7 @@ def test_a_call_takes_its_tensors(base, count):
 
 
 def test_all_sizes_are_measured_on_both_sides():
-    measured = measure_growth("chain", chain, (2, 5), rounds=2, seconds=1e-5)
+    measured = measure_growth("chain", identity_chain, (2, 5), rounds=2, seconds=1e-5)
     assert [each["size"] for each in measured] == [2, 5]
     for each in measured:
         assert each["reference"] > 0 and each["ours"] > 0 and each["ratio"] > 0

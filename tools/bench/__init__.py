@@ -6,6 +6,7 @@
 - ``measure``: how it is timed
 - ``instructions``: how they are counted
 - ``memory``: what anomaly mode keeps
+- ``child``: processes that are started
 - ``against``: the same with another interpreter
 - ``report``: the outcome as JSON
 - ``tables``: and for people

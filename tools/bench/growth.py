@@ -27,6 +27,7 @@ from .measure import measure
 from .memory import allocated, in_process_that_counts
 from .report import machine
 from .rows import SIZE, Probe, against_stock, identity_function
+from .rows.chains import identity_chain
 
 CHAINS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 ARGUMENTS = (1, 2, 4, 8, 16, 32, 64)
@@ -42,20 +43,6 @@ SLOPES = {"2.13": 0.5}
 
 
 # --- What is measured -----------------------------------------------------------------------------
-
-
-def chain(base, nodes):
-    """A chain that is created, that backward runs through, and that dies."""
-    function = identity_function(base)
-    start, grad = torch.ones(SIZE, requires_grad=True), torch.ones(SIZE)
-
-    def call():
-        x = start
-        for _ in range(nodes):
-            x = function.apply(x)
-        return torch.autograd.grad(x, start, grad)
-
-    return Probe(call, units=nodes)
 
 
 def first_of(base, count):
@@ -173,7 +160,7 @@ def sentences(judged):
 def measure_all(chains, arguments, rounds, seconds):
     """Return everything, as a JSON value."""
     memory = in_process_that_counts(f"{__package__}.growth", "--bytes-of", *map(str, chains))
-    measured = measure_growth("chain", chain, chains, rounds, seconds)
+    measured = measure_growth("chain", identity_chain, chains, rounds, seconds)
     chained = [{**each, "memory": memory[str(each["size"])]} for each in measured]
     argued = measure_growth("arguments", first_of, arguments, rounds, seconds)
     return {"machine": machine(), "chains": chained, "arguments": argued, "growth": judge(chained, argued)}

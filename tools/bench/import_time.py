@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
+
+from .child import environment
 
 GOAL = 8.0  # milliseconds of CPU time
 
@@ -26,9 +27,9 @@ print((time.process_time() - begin) * 1e3)
 
 def milliseconds():
     """Return the CPU time of one import."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    done = subprocess.run([sys.executable, "-c", IMPORT], env=environment, stdout=subprocess.PIPE, check=True)
+    variables = environment()
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run([sys.executable, "-c", IMPORT], env=variables, stdout=subprocess.PIPE, check=True)
     return float(done.stdout)
 
 

@@ -12,7 +12,6 @@ import ctypes
 import functools
 import gc
 import json
-import os
 import subprocess
 import sys
 
@@ -20,6 +19,7 @@ import torch
 
 import torch_ext
 
+from .child import environment
 from .rows import DEPTH, at_depth
 
 NODES = 2000
@@ -88,7 +88,7 @@ def in_process_that_counts(module, *arguments):
     }
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        env={**os.environ, **counting, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=environment(**counting),
         stdout=subprocess.PIPE,
         check=True,
         text=True,

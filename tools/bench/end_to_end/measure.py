@@ -21,12 +21,7 @@ class Turn(Block):
             self.loss = step()
 
         # Where processes wait for each other, CPU time is not what a step takes.
-        super().__init__(keep_loss, True, process_time if program.processes == 1 else perf_counter)
-        self._context = context
-
-    def run(self, number):
-        with self._context():
-            return super().run(number)
+        super().__init__(keep_loss, True, process_time if program.processes == 1 else perf_counter, context)
 
 
 def measure(program, rounds, steps):

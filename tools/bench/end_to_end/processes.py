@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import subprocess
 import sys
 import tempfile
 
 import torch
 
+from ..child import environment
 from .measure import measure
 from .programs import PROGRAMS
 
@@ -25,11 +25,11 @@ def measure_in_processes(program, rounds, steps):
     Raises:
         subprocess.CalledProcessError: one of the processes failed.
     """
-    environment = {**os.environ, **LOCAL, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    variables = environment(**LOCAL)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", __name__, program.name, f"{folder}/store", str(rounds), str(steps)]
         children = [
-            subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE)
+            subprocess.Popen([*command, str(rank)], env=variables, stdout=subprocess.PIPE)
             for rank in range(program.processes)
         ]
         outputs = [child.communicate()[0] for child in children]

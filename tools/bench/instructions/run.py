@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import child
 from .valgrind import compile_requests, find_valgrind
 
 ROOT = Path(__file__).parents[3]
@@ -75,5 +76,4 @@ def under_callgrind(folder, arguments):
 
 def environment():
     """The environment in which two runs count the same: one order of hashes, one thread, this path."""
-    path = os.pathsep.join(filter(None, sys.path))
-    return {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": path}
+    return child.environment(PYTHONHASHSEED="0", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")

@@ -76,7 +76,7 @@ def many(base):
     return Probe(lambda: FirstAndLast.apply(*inputs), lambda: FirstAndLast.forward(None, *inputs))
 
 
-def setup_context(base):
+def scale_with_setup(base):
     class Scale(base):
         @staticmethod
         def forward(x, factor=2.0):
@@ -90,26 +90,17 @@ def setup_context(base):
         def backward(ctx, grad):
             return grad * ctx.factor, None
 
-    x = torch.ones(SIZE, requires_grad=True)
-    return Probe(lambda: Scale.apply(x), lambda: Scale.forward(x))
+    return Scale
+
+
+def setup_context(base):
+    function, x = scale_with_setup(base), torch.ones(SIZE, requires_grad=True)
+    return Probe(lambda: function.apply(x), lambda: function.forward(x))
 
 
 def keywords(base):
-    class Scale(base):
-        @staticmethod
-        def forward(x, factor):
-            return x * factor
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            _, ctx.factor = inputs
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * ctx.factor, None
-
-    x = torch.ones(SIZE, requires_grad=True)
-    return Probe(lambda: Scale.apply(x, factor=2.0), lambda: Scale.forward(x, factor=2.0))
+    function, x = scale_with_setup(base), torch.ones(SIZE, requires_grad=True)
+    return Probe(lambda: function.apply(x, factor=2.0), lambda: function.forward(x, factor=2.0))
 
 
 def scale_function(base):

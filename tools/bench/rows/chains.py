@@ -13,22 +13,22 @@ from .calls import identity_function
 from .probe import CHAIN, SIZE, Probe, Row, against_stock
 
 
-def chain(step):
-    """Forward and backward through CHAIN nodes, each created by ``step``."""
+def chain(step, nodes=CHAIN):
+    """Forward and backward through a chain of nodes, each created by ``step``, and its death."""
     start, grad = torch.ones(SIZE, requires_grad=True), torch.ones(SIZE)
 
     def call():
         x = start
-        for _ in range(CHAIN):
+        for _ in range(nodes):
             x = step(x)
         return torch.autograd.grad(x, start, grad)
 
-    return Probe(call, units=CHAIN)
+    return Probe(call, units=nodes)
 
 
-def identity_chain(base):
+def identity_chain(base, nodes=CHAIN):
     function = identity_function(base)
-    return chain(lambda x: function.apply(x))  # noqa: PLW0108 (view_as_chain() has one too)
+    return chain(lambda x: function.apply(x), nodes)  # noqa: PLW0108 (view_as_chain() has one too)
 
 
 def view_as_chain():
