@@ -71,7 +71,7 @@ class Change:
     """A change of a tensor in place.
 
     Args:
-        operator: what did it, "aten::add_" for example; "" if no operator was seen to.
+        operator: what did it, ``"aten::add_"`` for example; "" if no operator was seen to.
         before, after: the tensor's versions.
         frames: the call that did it, outermost first: its innermost two dozen.
     """
