@@ -18,11 +18,12 @@ SOURCES := $(addprefix torch_ext/_build/,compiler.py config.py stamp.py) $(shell
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
+.PHONY: help demo test docs bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
 	@echo 'make test    run the tests                (DEVICE=cuda, ARGS="-k hooks")'
+	@echo 'make docs    build the documentation for a browser, in build/docs'
 	@echo 'make bench   measure against stock torch  (DEVICE=cuda, ARGS="--json")'
 	@echo 'make bench-docs  measure everything and redraw the tables and pictures of the pages  (ARGS=--redraw)'
 	@echo 'make build   compile what has changed'
@@ -40,6 +41,10 @@ demo: build
 
 test: build
 	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --device $(DEVICE) $(ARGS)
+
+docs: build
+	$(PY) -m sphinx -W --keep-going -n -q -E -d build/docs-read docs build/docs
+	@echo 'Open build/docs/index.html'
 
 bench: build
 	$(PY) -m tools.bench --device $(DEVICE) $(ARGS)

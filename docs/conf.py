@@ -41,8 +41,11 @@ napoleon_numpy_docstring = False
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
-# Names of torch's and of Python's that tools.site.torch_names knows no address of; they stay text.
-nitpick_ignore_regex = [("py:.*", r"(?!torch_ext\.[a-z_]+(\.[A-Za-z]+)?$).*")]
+# These stay text: names of torch's and of Python's that tools.site.torch_names has no address of, and private ones.
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!torch_ext\.).*"),
+    ("py:class", r"torch_ext\..*\._\w+|torch_ext\.compare\.copying\.Arguments"),
+]
 
 html_theme = "furo"
 html_title = f"torch_ext {version}"

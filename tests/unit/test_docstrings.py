@@ -8,8 +8,9 @@ import re
 import textwrap
 
 import pytest
-import torch_ext.checking
 from harness.public_names import own_names
+
+import torch_ext.checking
 
 NAMES = own_names()
 # Whose arguments another one's documentation has: torch's, and that of the function above it.
