@@ -9,6 +9,7 @@ with stock torch in the same processes, and with one process that has whole batc
 
 It prints, in the first process::
 
+    gradcheck: True
     losses equal on stock torch, bit for bit: True
     weights equal in both processes, bit for bit: True
     weights equal to those of one process with whole batches: True
@@ -76,6 +77,8 @@ def main():
     everybodys = [torch.empty_like(weights) for _ in range(size)]
     dist.all_gather(everybodys, weights)
     if rank == 0:
+        x = torch.linspace(-3, 3, 5, dtype=torch.float64, requires_grad=True)
+        print("gradcheck:", torch.autograd.gradcheck(Sine.apply, x))
         print("losses equal on stock torch, bit for bit:", losses == on_stock)
         print("weights equal in both processes, bit for bit:", torch.equal(*everybodys))
         print("weights equal to those of one process with whole batches:", torch.allclose(weights, alone, atol=1e-4))
