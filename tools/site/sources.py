@@ -21,10 +21,11 @@ SCHEME = "source:"
 
 
 def tracked():
-    """The files of the repository; in an sdist, which has no history, those that are there."""
+    """The files of the repository; in an sdist, which has no history, those that are there and not made of others."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     names = done.stdout.split("\0") if done.returncode == 0 else map(str, ROOT.rglob("*"))
-    return sorted(path for name in names if name and (path := ROOT / name).is_file())
+    made = {".pyc", ".so"}
+    return sorted(path for name in names if name and (path := ROOT / name).is_file() and path.suffix not in made)
 
 
 def page_of(path):
