@@ -39,9 +39,11 @@ def checkpoint(part, *inputs):
     def run_again():
         again.clear()
         known = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
-        # Keeping the tensors themselves would keep their graph, which nobody needs.
-        collect = saved_tensors_hooks(lambda x: again.__setitem__(len(again) + 1, x.detach()), lambda _: None)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), collect:
+
+        def collect(x):
+            again[len(again) + 1] = x.detach()  # without its graph, which nobody needs
+
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), saved_tensors_hooks(collect, lambda _: None):
             torch.set_rng_state(state)
             part(*known)
 
