@@ -64,9 +64,14 @@ def test_every_page_is_there(site):
     assert {f"{page}.html" for page in PAGES} <= pages.keys()
     written = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
     assert {str(path) for path in written} <= pages.keys()
-    # Each is in the list of pages beside the first.
+    # Each is in the list of pages beside the first, and README.md names those that are written in docs/.
     listed = re.findall(r'class="toctree-l\d[^"]*"><a class="[^"]*" href="([^"#]*)', pages["index.html"])
     assert {f"{page}.html" for page in PAGES} - set(listed) == {"index.html"}
+    readme = (ROOT / "README.md").read_text()
+    own = [
+        path for path in (ROOT / "docs").glob("*.md") if "{include}" not in path.read_text() and path.stem != "index"
+    ]
+    assert [path.name for path in own if f"(docs/{path.name}" not in readme] == []
 
 
 def test_every_public_name_is_in_the_reference(site):

@@ -7,8 +7,9 @@ link to a page leads to that page, and one to any other file or folder of the re
 to the page. What leads nowhere is left as it is, and Sphinx warns of it.
 """
 
-import os
+import functools
 import re
+from pathlib import Path
 
 from . import DOCS, ROOT
 
@@ -19,6 +20,7 @@ LINK = re.compile(
 INCLUDE = re.compile(r"\A```{include} (\S+)\n```\n\Z")
 
 
+@functools.cache
 def borrowed_pages():
     """The files that are pages without lying in docs/, with the names of their pages. README.md is the first page."""
     pages = {ROOT / "README.md": "index"}
@@ -28,45 +30,38 @@ def borrowed_pages():
     return pages
 
 
-def resolve(target, anchor, borrowed):
-    """What a link to the file ``target`` has to be, None if there is no such file."""
-    if not target.exists():
+def resolve(target, anchor):
+    """What a link to the file ``target`` has to be, None if there is no such file in the repository."""
+    if not (target.exists() and target.is_relative_to(ROOT)):
         return None
-    if target in borrowed:
-        return f"/{borrowed[target]}.md{anchor}"
-    if target.is_relative_to(DOCS) and target.is_file():
+    if page := borrowed_pages().get(target):
+        return f"/{page}.md{anchor}"
+    if target.is_relative_to(DOCS) and target.suffix in (".md", ".svg"):
         return f"/{target.relative_to(DOCS)}{anchor}"
     return f"source:{target.relative_to(ROOT)}{anchor}"
 
 
-def relink(text, folder, borrowed):
+def relink(text, folder):
     """The text of a page whose file is in ``folder``, with the links that the site needs."""
 
     def link(match):
         if match["fence"]:
             return match[0]
-        target = (folder / match["path"].lstrip("/")).resolve() if match["path"][0] != "/" else DOCS / match["path"][1:]
-        return resolve(target, match["anchor"] or "", borrowed) or match[0]
+        return resolve((folder / match["path"]).resolve(), match["anchor"] or "") or match[0]
 
     return LINK.sub(link, text)
 
 
 def read(app, name, content):
     """Sphinx has read a page."""
-    path = app.env.doc2path(name)
+    path = Path(app.env.doc2path(name)).resolve()
     if include := INCLUDE.match(content[0]):
-        path = os.path.join(os.path.dirname(path), include[1])
-        with open(path, encoding="utf-8") as file:
-            content[0] = file.read()
-        app.env.note_dependency(path)
-    content[0] = relink(content[0], (DOCS / path).resolve().parent, app.borrowed_pages)
-
-
-def start(app):
-    app.borrowed_pages = borrowed_pages()
+        path = (path.parent / include[1]).resolve()
+        content[0] = path.read_text(encoding="utf-8")
+        app.env.note_dependency(str(path))
+    content[0] = relink(content[0], path.parent)
 
 
 def setup(app):
-    app.connect("builder-inited", start)
     app.connect("source-read", read)
     return {"parallel_read_safe": True}

@@ -73,25 +73,26 @@ def collect_pages(app):
         yield page_of(path), {"title": path, "body": body}, "page.html"
 
 
-def place_of(module, name):
-    """The file and the line of a public name; of one that C++ defines its declaration in the stub."""
-    value = importlib.import_module(module or "torch_ext")
-    for part in name.split("."):
-        value = getattr(value, part, None)  # None: an attribute of instances
-    value = inspect.unwrap(value.fget if isinstance(value, property) else value)
-    if inspect.isbuiltin(value):
-        stub = Path(ROOT / "torch_ext" / "_C.pyi")
-        lines = stub.read_text().splitlines()
-        return stub, next(i for i, line in enumerate(lines, 1) if line.startswith(f"def {value.__name__}("))
-    if not (inspect.isclass(value) or inspect.isfunction(value)):
-        return None, 0
-    file = Path(inspect.getsourcefile(value))
-    return (file, inspect.getsourcelines(value)[1]) if file.is_relative_to(ROOT / "torch_ext") else (None, 0)
+def declaration(name):
+    """The file and the line at which the stub declares a function that C++ defines."""
+    stub = ROOT / "torch_ext" / "_C.pyi"
+    lines = stub.read_text(encoding="utf-8").splitlines()
+    return stub, next(number for number, line in enumerate(lines, 1) if line.startswith(f"def {name}("))
 
 
 def linkcode_resolve(domain, info):
-    file, line = place_of(info["module"], info["fullname"])
-    return file and f"{SCHEME}{file.relative_to(ROOT)}#line-{line}"
+    """The place of a public name, for Sphinx; None if it is torch's, or no function or class."""
+    value = importlib.import_module(info["module"])
+    for part in info["fullname"].split("."):
+        value = getattr(value, part, None)  # None: an attribute of instances
+    value = inspect.unwrap(value.fget if isinstance(value, property) else value)
+    if inspect.isbuiltin(value):
+        file, line = declaration(value.__name__)
+    elif inspect.isclass(value) or inspect.isfunction(value):
+        file, line = Path(inspect.getsourcefile(value)), inspect.getsourcelines(value)[1]
+    else:
+        return None
+    return f"{SCHEME}{file.relative_to(ROOT)}#line-{line}" if file.is_relative_to(ROOT / "torch_ext") else None
 
 
 def start(app):
