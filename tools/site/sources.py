@@ -82,6 +82,8 @@ def declaration(name):
 
 def linkcode_resolve(domain, info):
     """The place of a public name, for Sphinx; None if it is torch's, or no function or class."""
+    if not info["module"]:  # of several attributes at once
+        return None
     value = importlib.import_module(info["module"])
     for part in info["fullname"].split("."):
         value = getattr(value, part, None)  # None: an attribute of instances
