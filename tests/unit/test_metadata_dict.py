@@ -76,7 +76,6 @@ def empty(metadata):
 
 def cycle(metadata):
     metadata["mine"] = metadata
-    return None
 
 
 TOUCHES = (
