@@ -62,10 +62,18 @@ def facts(tensor):
     if tensor.layout is torch.sparse_coo:
         return tensor.dtype, tensor.shape, tensor.to_dense().tolist()
     storage = tensor.untyped_storage().nbytes()
-    return tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset(), storage, tensor.tolist(), (
-        tensor.requires_grad,
-        tensor.is_leaf,
-        tensor._version,
+    return (
+        tensor.dtype,
+        tensor.shape,
+        tensor.stride(),
+        tensor.storage_offset(),
+        storage,
+        tensor.tolist(),
+        (
+            tensor.requires_grad,
+            tensor.is_leaf,
+            tensor._version,
+        ),
     )
 
 
@@ -143,7 +151,9 @@ def loss_with(gradient):
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
 @pytest.mark.parametrize("size", [(1,), (64,), (65,), (1000,), (7, 11)])
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "channels last"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64], ids=str
+)
 @pytest.mark.filterwarnings("ignore:Error detected in")
 def test_one_nan_is_found(dtype, layout, size, where):
     if torch_ext._compat.has_compiled():
