@@ -234,10 +234,12 @@ class Failure:
         origin: the node.
         parents: in double backward the node whose backward created it, then that one's, and so on.
         thread: the thread that its backward ran on.
+        begun: how many backwards had begun by then, in this process.
         kept: what it had saved, by then freed, and the checked result of its forward call.
     """
 
     origin: Origin
     parents: tuple[Origin, ...]
     thread: int
+    begun: int
     kept: tuple[Sight, ...] = ()
