@@ -22,7 +22,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
-	@echo 'make test    run the tests                (DEVICE=cuda, ARGS="-k hooks")'
+	@echo 'make test    run the tests                (DEVICE=standin or cuda, ARGS="-k hooks")'
 	@echo 'make docs    build the documentation for a browser, in build/docs'
 	@echo 'make bench   measure against stock torch  (DEVICE=cuda, ARGS="--json")'
 	@echo 'make bench-docs  measure everything and redraw the tables and pictures of the pages  (ARGS=--redraw)'

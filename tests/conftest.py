@@ -24,8 +24,8 @@ def pytest_addoption(parser):
     group.addoption(
         "--device",
         default="cpu",
-        help="device on which the parity scenarios make their tensors; 'cuda' runs tests/cuda as well, and falls back "
-        "to the CPU if there is no GPU (default: cpu)",
+        help="device on which the parity scenarios make their tensors; 'standin' and 'cuda' run tests/device as well, "
+        "'cuda' tests/cuda too, and falls back to the CPU if there is no GPU (default: cpu)",
     )
     group.addoption(
         "--leaks",
@@ -69,6 +69,13 @@ def pytest_generate_tests(metafunc):
         variants = metafunc.config.getoption("variant") or VARIANTS
         not_for = getattr(metafunc.function, "not_for", ())
         metafunc.parametrize("variant", [variant for variant in variants if variant not in not_for])
+
+
+def pytest_collection_modifyitems(config, items):
+    left_out = [item for item in items if config.stash[devices.CHOICE].cannot_run(item.nodeid)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def _load_what_torch_loads_on_first_use():

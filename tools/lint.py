@@ -36,7 +36,12 @@ def script(name):
 
 
 def clang_format():
-    sources = [str(path) for top in (CSRC, ROOT / "tools") for path in top.rglob("*") if path.suffix in (".cpp", ".h")]
+    sources = [
+        str(path)
+        for top in (CSRC, ROOT / "tools", ROOT / "tests")
+        for path in top.rglob("*")
+        if path.suffix in (".cpp", ".h")
+    ]
     return run(script("clang-format"), "--dry-run", "--Werror", f"--style=file:{ROOT / '.clang-format'}", *sources)
 
 

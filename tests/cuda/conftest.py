@@ -5,4 +5,4 @@ from harness import devices
 
 
 def pytest_ignore_collect(collection_path, config):
-    return True if config.stash[devices.CHOICE].leaves_out(collection_path.name) else None
+    return True if config.stash[devices.CHOICE].leaves_out(collection_path) else None

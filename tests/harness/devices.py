@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from . import standin
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -28,32 +30,53 @@ class Choice:
         """Whether the tests of tests/cuda, which need one, are run."""
         return self.device.type == "cuda"
 
-    def leaves_out(self, name):
-        """Whether there is nothing to run the file with this name in tests/cuda on."""
-        return not self.has_gpu or name in _lacking()
+    @property
+    def runs_behind(self):
+        """Whether the tests of tests/device, which need a device with streams, are run."""
+        return self.device.type != "cpu"
+
+    def leaves_out(self, path):
+        """Whether there is nothing to run this file, in tests/cuda or tests/device, on."""
+        if path.name == "test_standin.py":
+            return self.device.type != standin.NAME
+        there_is = self.has_gpu if path.parent.name == "cuda" else self.runs_behind
+        return not there_is or (self.has_gpu and path.name in _lacking())
+
+    def cannot_run(self, name):
+        """Whether not even stock torch can run the test with this name there."""
+        return self.device.type == standin.NAME and name.partition("[")[0].endswith(tuple(standin.LEFT_OUT))
 
 
 def _lacking():
-    """The files of tests/cuda that need more than a GPU, with what is missing."""
+    """The files that need more than a GPU, with what is missing."""
     lacking = {}
     if importlib.util.find_spec("triton") is None:
         lacking["test_triton.py"] = "Triton"
     if torch.cuda.device_count() < 2:
-        lacking["test_two_gpus.py"] = "second GPU"
+        lacking["test_two_devices.py"] = "second GPU"
     return lacking
 
 
 def choose(name):
     """The choice for ``--device name``."""
+    if name.partition(":")[0] == standin.NAME:
+        standin.load()
+        device = torch.device(name)
+        return Choice(device, f"device: {device}, two stand-ins for a GPU; the tests of tests/cuda are left out")
     device = torch.device(name)
     if device.type != "cuda":
-        return Choice(device, f"device: {device}; the tests of tests/cuda are left out (--device cuda runs them)")
+        return Choice(
+            device,
+            f"device: {device}; the tests of tests/device and tests/cuda are left out (--device standin, or cuda, "
+            "runs them)",
+        )
     if torch.cuda.is_available():
-        without = "".join(f"; no {what}: tests/cuda/{name} is left out" for name, what in _lacking().items())
+        without = "".join(f"; no {what}: {name} is left out" for name, what in _lacking().items())
         return Choice(device, f"device: {device}, {torch.cuda.get_device_name(device)}{without}")
     return Choice(
         torch.device("cpu"),
-        f"no GPU that torch {torch.__version__} can use: the tests of tests/cuda were left out; the CPU part runs",
+        f"no GPU that torch {torch.__version__} can use: the tests of tests/device and tests/cuda were left out; "
+        "the CPU part runs",
         as_asked=False,
     )
 

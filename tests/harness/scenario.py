@@ -26,6 +26,7 @@ class Scenario:
         Function, FunctionCtx, InplaceFunction, NestedIOFunction, once_differentiable, detect_anomaly,
             set_detect_anomaly: of the implementation under test.
         device: where tensors are created.
+        device_module: what torch has for devices of this type: ``torch.cuda``, say.
         role: "oracle" if the scenario has to hold: stock torch runs it, and has what it is about. Else "subject".
             Not a bool: what stock torch leaks may hold this, and references to True and False are counted.
         lines: the transcript so far.
@@ -41,6 +42,7 @@ class Scenario:
         self.detect_anomaly = api.detect_anomaly
         self.set_detect_anomaly = api.set_detect_anomaly
         self.device = device
+        self.device_module = torch.get_device_module(device)
         self.lines = []
         self.overlooked = set()
         self._kept = []

@@ -353,7 +353,7 @@ def what_ends_with_its_last_name(s):
             ends(s, "saved tensor, cleared", ref)
             grads = list(grads)
             drop("gradient in backward", grads, 0)
-            return None, torch.ones(2)
+            return None, torch.ones(2, device=s.device)
 
     class New(s.Function):
         clear_saved_tensors_on_access = True
@@ -379,7 +379,7 @@ def what_ends_with_its_last_name(s):
             ends(s, "saved tensor, cleared on access", ref)
             grads = list(grads)
             drop("gradient in vjp", grads, 0)
-            return torch.ones(2)
+            return torch.ones(2, device=s.device)
 
     x = s.randn(2, requires_grad=True)
     refs = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Forward and backward on other streams than the default. The CPU has stand-ins for streams, and runs in order."""
+"""Forward and backward on other streams than the default. The CPU's streams do nothing."""
 
 import contextlib
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Errors that only a GPU has: those that come late, and memory that is not there."""
+"""Errors that only a device has: those that come late, and memory that is not there."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -11,32 +12,28 @@ import pytest
 import torch
 from harness import scenario
 from harness.engine import settle
-from late_errors import CASES
 
 SCRIPT = Path(__file__).with_name("late_errors.py")
 
 
 @functools.cache
-def outcome(variant, case, blocking):
-    """What a case printed, and its exit status. The GPU's own messages go to stderr."""
-    paths = [str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]
+def outcomes(device, variant, blocking):
+    """What each case printed, and its exit status. The device's own messages go to stderr."""
+    paths = [str(SCRIPT.parents[2]), str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "CUDA_LAUNCH_BLOCKING": "1" if blocking else "0",
+        **{f"{kind}_LAUNCH_BLOCKING": "1" if blocking else "0" for kind in ("CUDA", "STANDIN")},
     }
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), variant, case], env=environment, capture_output=True, check=False, text=True
-    )
-    return done.stdout, done.returncode
+    command = [sys.executable, str(SCRIPT), device, variant]
+    return json.loads(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
 
 
 @pytest.mark.parametrize("blocking", [False, True], ids=["launches return", "launches wait"])
-@pytest.mark.parametrize("case", CASES)
-def test_late_error_comes_as_on_stock(variant, case, blocking):
-    expected = outcome("stock", case, blocking)
-    assert "device-side assert" in expected[0]
-    assert outcome(variant, case, blocking) == expected
+def test_late_errors_come_as_on_stock(device, variant, blocking):
+    expected = outcomes(device.type, "stock", blocking)
+    assert all("device-side assert" in printed for printed, _ in expected.values()), expected
+    assert outcomes(device.type, variant, blocking) == expected
 
 
 TOO_MUCH = 1 << 40  # bytes
@@ -60,7 +57,7 @@ def out_of_memory(s):
 
     def allocated():
         settle(s.device)
-        return torch.cuda.memory_allocated(s.device) - start
+        return s.device_module.memory_allocated(s.device) - start
 
     def attempt(label, call, *args):
         try:
@@ -70,7 +67,7 @@ def out_of_memory(s):
             s.record(label, type(error), str(error).partition(". ")[0])
 
     x = s.randn(1000, requires_grad=True)
-    start = torch.cuda.memory_allocated(s.device)
+    start = s.device_module.memory_allocated(s.device)
     attempt("forward", Fails.apply, x, True)
     s.record("kept", allocated())
     y = Fails.apply(x, False)

@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""One late error of the GPU, in a process of its own, which can't use the GPU afterwards.
+"""Late errors of a device, each in a process of its own, which can't use the device afterwards.
 
-``python late_errors.py VARIANT CASE`` prints the outcome of each step of the case.
+``python late_errors.py DEVICE VARIANT`` prints the outcome of each case as JSON: a line for each step, and the exit
+status.
 """
 
+import contextlib
 import gc
+import json
+import os
 import sys
 
 import torch
+from harness import standin
+from harness.engine import settle
 
 import torch_ext
 
+DEVICE = MODULE = None  # the device of this process, and torch's module for it
+
 
 def fail_late(x):
-    """A kernel that reads beyond the end of x: the launch succeeds, and the GPU notices later."""
+    """A kernel that reads beyond the end of x: the launch succeeds, and the device notices later."""
     return x[torch.full((4,), 1_000_000, device=x.device)]
 
 
 def fail_now(x):
     fail_late(x)
-    torch.cuda.synchronize()
+    MODULE.synchronize()
     return x
 
 
@@ -47,7 +55,7 @@ def make(base, in_forward=torch.clone, in_backward=torch.clone):
 
 
 def leaf():
-    return torch.ones(4, device="cuda", requires_grad=True)
+    return torch.ones(4, device=DEVICE, requires_grad=True)
 
 
 def forward_waits(base):
@@ -57,7 +65,7 @@ def forward_waits(base):
 def caller_waits(base):
     x = leaf()
     report("call", lambda: make(base, fail_late)(x))
-    report("synchronize", torch.cuda.synchronize)
+    report("synchronize", lambda: MODULE.synchronize())
 
 
 def backward_waits(base):
@@ -69,9 +77,9 @@ def caller_of_backward_waits(base):
     y = make(base, in_backward=fail_late)(leaf())
 
     def backward_and_wait():
-        # Which of the two raises depends on how fast the GPU is.
+        # Which of the two raises depends on how fast the device is.
         y.backward(torch.ones_like(y))
-        torch.cuda.synchronize()
+        MODULE.synchronize()
 
     report("backward", backward_and_wait)
 
@@ -88,7 +96,7 @@ def graph_is_freed_afterwards(base):
     function = make(base, fail_late)
     outputs = []
     report("call", lambda: outputs.append(function(leaf())))
-    report("synchronize", torch.cuda.synchronize)
+    report("synchronize", lambda: MODULE.synchronize())
     node = outputs and outputs[0].grad_fn
     outputs.clear()
     gc.collect()
@@ -103,7 +111,7 @@ def calls_afterwards(base):
     y = function(x)
     report("synchronize", lambda: fail_now(x))
     report("call", lambda: function(x))
-    report("backward", lambda: (y.backward(torch.ones_like(y)), torch.cuda.synchronize()))
+    report("backward", lambda: (y.backward(torch.ones_like(y)), MODULE.synchronize()))
     on_cpu = torch.ones(4, requires_grad=True)
     report("on the CPU", lambda: function(on_cpu).sum().backward())
     print(on_cpu.grad.tolist())
@@ -123,10 +131,41 @@ CASES = {
 }
 
 
-def main(variant, case):
+def run(device, base, case):
+    """A case as this process's own, which begins and ends with the engine's thread at rest."""
+    global DEVICE, MODULE
+    DEVICE, MODULE = device, torch.get_device_module(device)
+    settle(device)
+    CASES[case](base)
+    with contextlib.suppress(RuntimeError):  # the late error, again
+        settle(device)
+
+
+def forked(device, base, case):
+    """What the case prints in a process of its own, and its exit status. This process must not use the device."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writing, sys.stdout.fileno())
+        os.close(reading)
+        os.close(writing)
+        run(device, base, case)
+        sys.exit()
+    os.close(writing)
+    with open(reading) as printed:
+        text = printed.read()
+    return text, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(device, variant):
+    if device == standin.NAME:
+        standin.load()
     if variant == "installed":
         torch_ext.install()
-    CASES[case](torch_ext.Function if variant == "ours" else torch.autograd.Function)
+    base = torch_ext.Function if variant == "ours" else torch.autograd.Function
+    gc.freeze()  # a child ends faster, and this process is one that only has children
+    outcomes = {case: forked(torch.device(device), base, case) for case in CASES}
+    print(json.dumps(outcomes))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The GPU memory that a Function keeps, and when it releases it."""
+"""The memory of a device that a Function keeps, and when it releases it."""
 
 import gc
 
@@ -13,14 +13,14 @@ SIZE = 1 << 20  # elements of a tensor: 4 MiB
 
 
 class Memory:
-    """Allocated GPU memory in tensors of SIZE, counted from the creation of this object."""
+    """Allocated memory of the device in tensors of SIZE, counted from the creation of this object."""
 
     def __init__(self, s):
         self.s = s
         self.start = self.bytes()
 
     def bytes(self):
-        return torch.cuda.memory_allocated(self.s.device)
+        return self.s.device_module.memory_allocated(self.s.device)
 
     def tensors(self):
         return (self.bytes() - self.start) / (4 * SIZE)
@@ -32,10 +32,10 @@ class Memory:
     def record_peak(self, label, call, *args):
         """Record the most that ``call(*args)`` takes while it runs."""
         settle(self.s.device)
-        torch.cuda.reset_peak_memory_stats(self.s.device)
+        self.s.device_module.reset_peak_memory_stats(self.s.device)
         before = self.bytes()
         result = call(*args)
-        peak = torch.cuda.max_memory_allocated(self.s.device) - before
+        peak = self.s.device_module.max_memory_allocated(self.s.device) - before
         self.s.record(label, peak / (4 * SIZE))
         return result
 

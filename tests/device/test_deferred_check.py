@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""check_nan="deferred" waits for the GPU once a backward, and names what check_nan=True names."""
+"""check_nan="deferred" waits for the device once a backward, and names what check_nan=True names."""
 
 import pytest
 import torch
@@ -8,28 +8,34 @@ from torch_ext import anomaly
 
 
 @pytest.fixture
-def no_waiting():
-    """Any wait for the GPU raises an error."""
-    torch.cuda.set_sync_debug_mode("error")
+def module(device):
+    return torch.get_device_module(device)
+
+
+@pytest.fixture
+def no_waiting(module):
+    """Any wait for the device raises an error."""
+    module.set_sync_debug_mode("error")
     yield
-    torch.cuda.set_sync_debug_mode("default")
+    module.set_sync_debug_mode("default")
 
 
 class Waits:
-    """Lets the GPU be waited for from the end of a leaf's backward on."""
+    """Lets the device be waited for from the end of a leaf's backward on."""
 
-    def __init__(self, leaf):
+    def __init__(self, leaf, module):
         self.ended = 0
+        self.module = module
         leaf.register_post_accumulate_grad_hook(self.end)
 
     def end(self, leaf):
         self.ended += 1
-        torch.cuda.set_sync_debug_mode("default")
+        self.module.set_sync_debug_mode("default")
 
 
-def test_nodes_do_not_wait(no_waiting):
-    x = torch.ones(4, device="cuda", requires_grad=True)
-    waits = Waits(x)
+def test_nodes_do_not_wait(no_waiting, device, module):
+    x = torch.ones(4, device=device, requires_grad=True)
+    waits = Waits(x, module)
     with anomaly.set_detect_anomaly(True, "deferred"):
         y = x
         for _ in range(8):
@@ -38,9 +44,9 @@ def test_nodes_do_not_wait(no_waiting):
     assert waits.ended == 1
 
 
-def test_same_findings():
+def test_same_findings(device):
     def report(way):
-        x = torch.tensor([-1.0, 4.0], device="cuda", requires_grad=True)
+        x = torch.tensor([-1.0, 4.0], device=device, requires_grad=True)
         with anomaly.set_detect_anomaly(True, way), pytest.raises(RuntimeError, match="returned nan values in its 0th"):
             (x.sqrt() * 3).sum().backward()
         return anomaly.last_report()

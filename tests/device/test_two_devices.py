@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Several GPUs: a thread of the engine for each, and a current device that backward sets and restores."""
+"""Several devices: a thread of the engine for each, and a current device that backward sets and restores."""
 
 import threading
 
 import pytest
 import torch
-from harness import scenario
+from harness import devices, scenario
 from harness.engine import prepare, settle
 from harness.small_functions import make_product, make_square
 
-FIRST, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
-
 
 @pytest.fixture(scope="module", autouse=True)
-def both_prepared():
-    prepare(SECOND)
+def both_prepared(request):
+    prepare(both(request.config.stash[devices.CHOICE])[1])
+
+
+def both(s):
+    """The first two devices of the type that the scenario's is of."""
+    return torch.device(s.device.type, 0), torch.device(s.device.type, 1)
 
 
 def make_move(s):
-    """x on another GPU; records the current one."""
+    """x on another device; records the current one."""
 
     class Move(s.Function):
         @staticmethod
@@ -28,7 +31,7 @@ def make_move(s):
 
         @staticmethod
         def backward(ctx, grad):
-            s.record("current in backward", torch.cuda.current_device(), grad.device)
+            s.record("current in backward", s.device_module.current_device(), grad.device)
             return grad.to(ctx.device), None
 
     return Move.apply
@@ -36,32 +39,35 @@ def make_move(s):
 
 @scenario
 def there_and_back(s):
+    here, there = both(s)
     move, square = make_move(s), make_square(s.Function).apply
-    x = s.randn(3).to(FIRST).requires_grad_()
-    y = square(move(square(move(square(x), SECOND)), FIRST))
+    x = s.randn(3).to(here).requires_grad_()
+    y = square(move(square(move(square(x), there)), here))
     y.sum().backward()
-    s.record("input", x, torch.cuda.current_device())
-    settle(SECOND)
+    s.record("input", x, s.device_module.current_device())
+    settle(there)
 
 
 @scenario
 def calls_under_another_current_device(s):
+    here, there = both(s)
     move, square = make_move(s), make_square(s.Function).apply
-    x = s.randn(3).to(SECOND).requires_grad_()
-    with torch.cuda.device(SECOND):
-        y = move(square(x), FIRST)
+    x = s.randn(3).to(there).requires_grad_()
+    with s.device_module.device(there):
+        y = move(square(x), here)
         y.sum().backward()
-        s.record("current", torch.cuda.current_device())
-    with torch.cuda.device(FIRST):
-        move(square(x), FIRST).sum().backward()
-        s.record("current", torch.cuda.current_device())
+        s.record("current", s.device_module.current_device())
+    with s.device_module.device(here):
+        move(square(x), here).sum().backward()
+        s.record("current", s.device_module.current_device())
     s.record("input", x)
-    settle(SECOND)
+    settle(there)
 
 
 @scenario
 def a_thread_for_each_device(s):
-    idents = {FIRST: set(), SECOND: set()}
+    here, there = both(s)
+    idents = {here: set(), there: set()}
 
     class Notes(s.Function):
         @staticmethod
@@ -73,16 +79,18 @@ def a_thread_for_each_device(s):
             idents[grad.device].add(threading.get_ident())
             return grad * 2
 
-    leaves = [s.randn(3).to(device).requires_grad_() for device in (FIRST, SECOND)]
+    leaves = [s.randn(3).to(device).requires_grad_() for device in (here, there)]
     for _ in range(5):
         torch.autograd.backward([Notes.apply(Notes.apply(x)).sum() for x in leaves])
-    s.record("threads", [len(each) for each in idents.values()], idents[FIRST] == idents[SECOND])
+    s.record("threads", [len(each) for each in idents.values()], idents[here] == idents[there])
     s.record("leaves", leaves)
-    settle(SECOND)
+    settle(there)
 
 
 @scenario
 def inputs_on_two_devices(s):
+    here, there = both(s)
+
     class Pair(s.Function):
         @staticmethod
         def forward(ctx, a, b):
@@ -95,34 +103,37 @@ def inputs_on_two_devices(s):
             return wrong((first * 2, second * 3))
 
     for wrong in (tuple, lambda grads: grads[::-1]):
-        a, b = s.randn(3).to(FIRST).requires_grad_(), s.randn(3).to(SECOND).requires_grad_()
+        a, b = s.randn(3).to(here).requires_grad_(), s.randn(3).to(there).requires_grad_()
         first, second = Pair.apply(a, b)
-        s.outcome("backward", lambda: (first.sum() + second.sum().to(FIRST)).backward())
+        s.outcome("backward", lambda: (first.sum() + second.sum().to(here)).backward())
         s.record("inputs", a, b)
-    settle(SECOND)
+    settle(there)
 
 
 @scenario
 def streams_of_two_devices(s):
+    here, there = both(s)
     square, product, move = make_square(s.Function).apply, make_product(s.Function).apply, make_move(s)
-    streams = [torch.cuda.Stream(device) for device in (FIRST, SECOND)]
-    x = s.randn(1000).to(FIRST).requires_grad_()
+    streams = [s.device_module.Stream(device) for device in (here, there)]
+    x = s.randn(1000).to(here).requires_grad_()
     for stream in streams:
-        stream.wait_stream(torch.cuda.current_stream(FIRST))
-    with torch.cuda.stream(streams[0]):
+        stream.wait_stream(s.device_module.current_stream(here))
+    with s.device_module.stream(streams[0]):
         a = square(x)
     streams[1].wait_stream(streams[0])
-    with torch.cuda.stream(streams[1]):
-        b = square(move(a, SECOND))
-    torch.cuda.current_stream(SECOND).wait_stream(streams[1])
-    torch.cuda.current_stream(FIRST).wait_stream(streams[0])
-    product(move(b, FIRST), x).sum().backward()
+    with s.device_module.stream(streams[1]):
+        b = square(move(a, there))
+    s.device_module.current_stream(there).wait_stream(streams[1])
+    s.device_module.current_stream(here).wait_stream(streams[0])
+    product(move(b, here), x).sum().backward()
     s.record("input", x)
-    settle(SECOND)
+    settle(there)
 
 
 @scenario
 def data_parallel(s):
+    here, there = both(s)
+
     class Scale(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -131,8 +142,8 @@ def data_parallel(s):
         def forward(self, x):
             return make_product(s.Function).apply(x, self.weight.expand_as(x))
 
-    module = torch.nn.DataParallel(Scale().to(FIRST), device_ids=[0, 1])
-    out = module(s.randn(6, 4).to(FIRST))
+    module = torch.nn.DataParallel(Scale().to(here), device_ids=[0, 1])
+    out = module(s.randn(6, 4).to(here))
     out.sum().backward()
     s.record("output", out, module.module.weight.grad)
-    settle(SECOND)
+    settle(there)

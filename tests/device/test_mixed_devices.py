@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The CPU and a GPU in one graph: its nodes run on two threads."""
+"""The CPU and another device in one graph: its nodes run on two threads."""
 
 import threading
 
@@ -30,7 +30,7 @@ def make_move(s):
 
 
 def make_pair(s, in_backward):
-    """(a * 2 on the CPU, b * 3 on the GPU); ``in_backward(first, second)`` returns the gradients."""
+    """(a * 2 on the CPU, b * 3 on the device); ``in_backward(first, second)`` returns the gradients."""
 
     class Pair(s.Function):
         @staticmethod
@@ -127,7 +127,7 @@ def tangents_of_two_devices(s):
 
 
 @scenario
-def scalar_of_the_cpu_among_tensors_of_the_gpu(s):
+def scalar_of_the_cpu_among_tensors_of_the_device(s):
     product = make_product(s.Function).apply
     scale = torch.tensor(2.0, requires_grad=True)
     x = s.tensor(3.0, requires_grad=True)
@@ -213,7 +213,7 @@ def pinned_memory_and_copies_that_do_not_block(s):
             s.record("saved", x.is_pinned())
             host = torch.empty(grad.shape, pin_memory=True)
             host.copy_(grad, non_blocking=True)
-            torch.cuda.current_stream().synchronize()
+            s.device_module.current_stream().synchronize()
             return host
 
     x = s.randn(1000).cpu().pin_memory().requires_grad_()

@@ -11,11 +11,11 @@ CYCLES = 20_000_000  # a few hundredths of a second: far longer than the launche
 
 
 @contextlib.contextmanager
-def after(stream):
+def after(s, stream):
     """Work on ``stream``, behind the current one, which waits for it afterwards."""
-    around = torch.cuda.current_stream()
+    around = s.device_module.current_stream()
     stream.wait_stream(around)
-    with torch.cuda.stream(stream):
+    with s.device_module.stream(stream):
         yield
     around.wait_stream(stream)
 
@@ -27,13 +27,13 @@ def make_slow(s, in_forward=False, in_backward=False):
         @staticmethod
         def forward(ctx, x):
             if in_forward:
-                torch.cuda._sleep(CYCLES)
+                s.device_module._sleep(CYCLES)
             return x * 2
 
         @staticmethod
         def backward(ctx, grad):
             if in_backward:
-                torch.cuda._sleep(CYCLES)
+                s.device_module._sleep(CYCLES)
             return grad * 2
 
     return Slow.apply
@@ -43,7 +43,7 @@ def make_slow(s, in_forward=False, in_backward=False):
 def slow_gradient_on_a_side_stream(s):
     x = s.randn(100, requires_grad=True)
     square, slow = make_square(s.Function).apply, make_slow(s, in_backward=True)
-    with after(torch.cuda.Stream()):
+    with after(s, s.device_module.Stream()):
         y = slow(square(x))
     square(y).sum().backward()
     s.record("input", x)
@@ -53,9 +53,9 @@ def slow_gradient_on_a_side_stream(s):
 def slow_gradient_of_a_leaf(s):
     """It is accumulated on the leaf's stream, and read on the caller's when backward has returned."""
     x = s.randn(100, requires_grad=True)
-    side = torch.cuda.Stream()
+    side = s.device_module.Stream()
     for _ in range(3):
-        with after(side):
+        with after(s, side):
             y = make_slow(s, in_backward=True)(x)
         y.sum().backward()
     s.record("input", x)
@@ -68,7 +68,7 @@ def two_slow_gradients_meet(s):
     shared = make_square(s.Function).apply(x)
     branches = []
     for _ in range(3):
-        with after(torch.cuda.Stream()):
+        with after(s, s.device_module.Stream()):
             branches.append(make_slow(s, in_backward=True)(shared))
     sum(branches).sum().backward()
     s.record("input", x)
@@ -78,9 +78,9 @@ def two_slow_gradients_meet(s):
 def slow_forward_and_backward_on_another_stream(s):
     x = s.randn(100, requires_grad=True)
     slow = make_slow(s, in_forward=True, in_backward=True)
-    with after(torch.cuda.Stream()):
+    with after(s, s.device_module.Stream()):
         y = make_product(s.Function).apply(slow(x), x)
-    with after(torch.cuda.Stream()):
+    with after(s, s.device_module.Stream()):
         y.sum().backward()
     s.record("input", x)
 
@@ -90,10 +90,10 @@ def slow_hooks(s):
     x = s.randn(100, requires_grad=True)
 
     def hook(grad):
-        torch.cuda._sleep(CYCLES)
+        s.device_module._sleep(CYCLES)
         return grad * 3
 
-    with after(torch.cuda.Stream()):
+    with after(s, s.device_module.Stream()):
         y = make_identity(s.Function).apply(x)
     y.register_hook(hook)
     x.register_hook(hook)
@@ -108,10 +108,10 @@ def slow_unpacking_of_what_was_saved(s):
     x = s.randn(100, requires_grad=True)
 
     def unpack(tensor):
-        torch.cuda._sleep(CYCLES)
+        s.device_module._sleep(CYCLES)
         return tensor * 1
 
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t * 1, unpack), after(torch.cuda.Stream()):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t * 1, unpack), after(s, s.device_module.Stream()):
         y = make_square(s.Function).apply(x)
     y.sum().backward()
     s.record("input", x)
@@ -123,15 +123,15 @@ def work_on_a_stream_of_its_own_inside_backward(s):
         @staticmethod
         def forward(ctx, x):
             ctx.save_for_backward(x)
-            with after(torch.cuda.Stream()):
-                torch.cuda._sleep(CYCLES)
+            with after(s, s.device_module.Stream()):
+                s.device_module._sleep(CYCLES)
                 return x * x
 
         @staticmethod
         def backward(ctx, grad):
             (x,) = ctx.saved_tensors
-            with after(torch.cuda.Stream()):
-                torch.cuda._sleep(CYCLES)
+            with after(s, s.device_module.Stream()):
+                s.device_module._sleep(CYCLES)
                 return 2 * x * grad
 
     x = s.randn(100, requires_grad=True)
@@ -142,16 +142,16 @@ def work_on_a_stream_of_its_own_inside_backward(s):
 @scenario
 def memory_of_a_tensor_that_a_side_stream_still_reads(s):
     x = s.randn(1000, requires_grad=True)
-    side = torch.cuda.Stream()
+    side = s.device_module.Stream()
     y = make_identity(s.Function).apply(x)
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        torch.cuda._sleep(CYCLES)
+    side.wait_stream(s.device_module.current_stream())
+    with s.device_module.stream(side):
+        s.device_module._sleep(CYCLES)
         z = make_square(s.Function).apply(y)
     y.record_stream(side)
     del y
     # If its memory were reused too soon, z would be made of these.
     filled = [torch.full((1000,), 7.0, device=s.device) for _ in range(8)]
-    torch.cuda.current_stream().wait_stream(side)
+    s.device_module.current_stream().wait_stream(side)
     z.sum().backward()
     s.record("output", z, x, len(filled))
