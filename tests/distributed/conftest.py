@@ -9,15 +9,17 @@ from launching import Ranks
 
 @pytest.fixture(scope="module")
 def ranks(request):
-    """A function that returns the :class:`Ranks` of a group of so many."""
-    choice = request.config.stash[devices.CHOICE]
+    """A function that returns the :class:`Ranks` of a group of so many, on GPUs if ``device`` is None and there are."""
+    has_gpu = request.config.stash[devices.CHOICE].has_gpu
     groups = {}
 
-    def group(count):
-        if count not in groups or not groups[count].alive:
-            gpus = torch.cuda.device_count() if choice.has_gpu else 0
-            groups[count] = Ranks(count, torch.device("cuda" if gpus >= count else "cpu"))
-        return groups[count]
+    def group(count, device=None):
+        if device is None:
+            device = "cuda" if has_gpu and torch.cuda.device_count() >= count else "cpu"
+        ranks = groups.get((count, device))
+        if ranks is None or not ranks.alive:
+            ranks = groups[count, device] = Ranks(count, torch.device(device))
+        return ranks
 
     yield group
     for each in groups.values():

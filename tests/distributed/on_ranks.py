@@ -10,7 +10,7 @@ from harness.scenario import assert_same, transcript
 from harness.variants import STOCK, VARIANTS
 
 
-def on_ranks(body=None, *, count=2):
+def on_ranks(body=None, *, count=2, device=None):
     """Creates a pytest test for each variant from ``body``, a function of a ``Scenario``.
 
     ``count`` ranks run it on stock torch, all at once, and then on the variant. What each has written down there has to
@@ -18,11 +18,11 @@ def on_ranks(body=None, *, count=2):
     nodes, some time after it is done.
     """
     if body is None:
-        return functools.partial(on_ranks, count=count)
+        return functools.partial(on_ranks, count=count, device=device)
 
     def test(variant, ranks):
         __tracebackhide__ = True
-        for expected, actual in ranks(count).call(_both, body.__module__, body.__name__, variant):
+        for expected, actual in ranks(count, device).call(_both, body.__module__, body.__name__, variant):
             assert_same(body, expected, actual, VARIANTS[variant])
 
     functools.update_wrapper(test, body)

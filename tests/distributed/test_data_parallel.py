@@ -16,6 +16,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import (
 from torch.distributed.algorithms.join import Join
 from torch.distributed.optim import ZeroRedundancyOptimizer, _apply_optimizer_in_backward
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel.distributed import _MixedPrecision
 from torch.utils.checkpoint import checkpoint
 
 
@@ -79,21 +80,12 @@ def parameters_that_are_used_twice(s):
 
 @on_ranks
 def two_forwards_before_a_backward(s):
-    model = DistributedDataParallel(make_net(s), static_graph=True)
-    train(s, "both", lambda_model(model, lambda x: model(x) * model(x + 1)), rows_of_each_rank(s))
-
-
-class lambda_model:
-    """A function, with the parameters of a model."""
-
-    def __init__(self, model, function):
-        self._model, self._function = model, function
-
-    def __call__(self, x):
-        return self._function(x)
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
+    for options in {}, {"static_graph": True}:
+        model = DistributedDataParallel(make_net(s), **options)
+        for step, x in enumerate(rows_of_each_rank(s)):
+            s.outcome(f"{options}, step {step}", lambda x=x: (model(x) * model(x + 1)).mean().backward())
+            record_gradients(s, model)
+            model.zero_grad()
 
 
 @on_ranks
@@ -169,12 +161,18 @@ def a_hook_of_communication_that_raises(s):
         s.raises(f"{options}", lambda: model(s.randn(3, 4)).sum().backward())
 
 
+class Nothing:
+    """An optimizer that does nothing: it was done in backward."""
+
+    zero_grad = step = staticmethod(lambda: None)
+
+
 @on_ranks
 def optimizers_that_step_in_backward(s):
     net = make_net(s)
     _apply_optimizer_in_backward(torch.optim.SGD, net.parameters(), {"lr": 0.1})
     model = DistributedDataParallel(net)
-    s.outcome("in backward, which needs an accelerator", train, s, "", model, rows_of_each_rank(s), optimizer=nothing)
+    s.outcome("in backward, which needs an accelerator", train, s, "", model, rows_of_each_rank(s), optimizer=Nothing)
 
     model = DistributedDataParallel(make_net(s))
     zero = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.SGD, lr=0.1)
@@ -227,7 +225,7 @@ def buffers_are_broadcast(s):
     class Normed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layer, self.norm = Layer(s), nn.BatchNorm1d(4)
+            self.layer, self.norm = Layer(s), nn.BatchNorm1d(4, device=s.device)
 
         def forward(self, x):
             return self.norm(self.layer(x))
@@ -259,12 +257,10 @@ def layers_that_compute_again(s):
 @on_ranks
 def mixed_precision(s):
     low = torch.bfloat16
-    from torch.nn.parallel.distributed import _MixedPrecision
-
     model = DistributedDataParallel(make_net(s), mixed_precision=_MixedPrecision(low, low, low))
     s.outcome("parameters in bfloat16", train, s, "mixed", model, rows_of_each_rank(s))
     model = DistributedDataParallel(make_net(s))
-    with torch.autocast("cpu", low):
+    with torch.autocast(s.device.type, low):
         train(s, "autocast", model, rows_of_each_rank(s))
 
 
@@ -296,9 +292,3 @@ def compiled(s):
     torch._dynamo.reset()
     model = torch.compile(DistributedDataParallel(make_net(s)), backend="aot_eager")
     train(s, "compiled", model, rows_of_each_rank(s, 2))
-
-
-class nothing:
-    """An optimizer that does nothing: it was done in backward."""
-
-    zero_grad = step = staticmethod(lambda: None)

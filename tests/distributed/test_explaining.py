@@ -66,7 +66,7 @@ def nan_in_backward(wrapper, kind):
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("kind", ["torch's", "torch_ext's"])
 def test_a_nan_names_its_line_on_each_rank(ranks, wrapper, kind):
-    for text, notes, number in ranks(2).call(nan_in_backward, wrapper, kind):
+    for text, notes, number in ranks(2, "cpu").call(nan_in_backward, wrapper, kind):
         assert text == "Function 'RootBackward' returned nan values in its 0th output."
         assert [number] == marked(Norms.forward)["root"]
         assert "return Root.apply(hidden - hidden) * 0" in notes
@@ -103,7 +103,7 @@ def unused():
 
 
 def test_unused_parameters_are_explained_where_ddp_only_counts_them(ranks):
-    first, second = ranks(2).call(unused)
+    first, second = ranks(2, "cpu").call(unused)
     assert first[0] == {"module.second.weight": "no path", "module.second.bias": "no path"}
     assert second[0] == {"module.first.weight": "cut", "module.first.bias": "cut"}
     assert [first[1], second[1]] == [set(), set(marked(Branches.forward)["cut"])]
@@ -126,7 +126,7 @@ def in_noting():
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_noting_changes_no_gradient(ranks):
-    assert ranks(2).call(in_noting) == [[True, True]] * 2
+    assert ranks(2, "cpu").call(in_noting) == [[True, True]] * 2
 
 
 def saved_memory():
@@ -139,7 +139,7 @@ def saved_memory():
 
 def test_saved_memory_is_to_the_byte_under_ddp(ranks):
     # The input and what Swish was given; the weight lives anyway.
-    assert ranks(2).call(saved_memory) == [4 * (8 + 8)] * 2
+    assert ranks(2, "cpu").call(saved_memory) == [4 * (8 + 8)] * 2
 
 
 def leaks(steps):
@@ -154,6 +154,6 @@ def leaks(steps):
 
 
 def test_nothing_stays_of_a_step(ranks):
-    few, many = ranks(2).call(leaks, 2), ranks(2).call(leaks, 40)
+    few, many = ranks(2, "cpu").call(leaks, 2), ranks(2, "cpu").call(leaks, 40)
     # gloo's threads may still hold what the last collectives were given.
     assert all(more - less < 10 for less, more in zip(few, many, strict=True))

@@ -32,12 +32,12 @@ def begin_remote_calls():
 @pytest.fixture(autouse=True, scope="module")
 def remote_calls(ranks):
     """Rank 0 may call the others."""
-    ranks(2).call(begin_remote_calls)
+    ranks(2, "cpu").call(begin_remote_calls)
     yield
-    ranks(2).call(rpc.shutdown)
+    ranks(2, "cpu").call(rpc.shutdown)
 
 
-@on_ranks
+@on_ranks(device="cpu")
 def a_graph_that_goes_through_another_process(s):
     _square.append(make_square(s.Function))
     if dist.get_rank() == 0:
