@@ -20,13 +20,14 @@ SOURCES := $(addprefix torch_ext/_build/,compiler.py config.py stamp.py) $(shell
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-distributed test-frameworks bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
+.PHONY: help demo test test-distributed test-frameworks docs bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
 	@echo 'make test    run the tests                (DEVICE=cuda, ARGS="-k hooks")'
 	@echo 'make test-distributed  run the tests with several processes: DDP, FSDP, pipelines, torchrun ...'
 	@echo 'make test-frameworks   install Lightning, transformers and accelerate, and run them'
+	@echo 'make docs    build the documentation for a browser, in build/docs'
 	@echo 'make bench   measure against stock torch  (DEVICE=cuda, ARGS="--json")'
 	@echo 'make bench-docs  measure everything and redraw the tables and pictures of the pages  (ARGS=--redraw)'
 	@echo 'make build   compile what has changed'
@@ -51,6 +52,10 @@ test-distributed: build
 
 test-frameworks: build $(FRAMED)
 	$(PY) -m pytest tests/frameworks $(ARGS)
+
+docs: build
+	$(PY) -m sphinx -W --keep-going -n -q -E -d build/docs-read docs build/docs
+	@echo 'Open build/docs/index.html'
 
 bench: build
 	$(PY) -m tools.bench --device $(DEVICE) $(ARGS)

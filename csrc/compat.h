@@ -9,7 +9,9 @@
 
 #include <c10/core/SafePyObject.h>
 #include <torch/csrc/PyInterpreter.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
 #include <torch/csrc/autograd/saved_variable_hooks.h>
@@ -355,6 +357,56 @@ constexpr const char* kFunctorchModule = "torch._C._functorch";
 constexpr const char* kOnnxGlobalsModule =
     "torch.onnx._internal.torchscript_exporter._globals";
 constexpr const char* kInferType = "_jit_try_infer_type"; // of torch._C
+
+// --- What a node remembers in anomaly mode -----------------------------------
+
+/// Metadata with a dict, which torch takes for its PyAnomalyMetadata as it takes
+/// any: it reads the dict in the place where that class has it. That class takes
+/// the GIL to make and to drop each dict; here the class derived from this one
+/// does both.
+class PythonMetadata : public torch::autograd::AnomalyMetadata {
+ public:
+  torch::autograd::PyAnomalyMetadata& as_torchs() {
+    return static_cast<torch::autograd::PyAnomalyMetadata&>(
+        static_cast<torch::autograd::AnomalyMetadata&>(*this));
+  }
+  /// Borrowed; null if there was no memory for it.
+  PyObject* dict() const {
+    return dict_;
+  }
+
+ protected:
+  PyObject* dict_ = nullptr;
+#if TORCH_VERSION_MINOR >= 15
+  // It is a c10::SafePyObject there.
+  [[maybe_unused]] c10::impl::PyInterpreter* interpreter_ = getPyInterpreter();
+#endif
+};
+
+static_assert(
+    sizeof(PythonMetadata) == sizeof(torch::autograd::PyAnomalyMetadata));
+
+/// Whether torch finds the dict.
+inline bool finds_dict() {
+  struct Metadata final : PythonMetadata {
+    Metadata() {
+      dict_ = Py_None;
+    }
+  };
+  Metadata metadata;
+  return metadata.as_torchs().dict() == Py_None;
+}
+
+/// The dict of ours or torch's own metadata; null if there is none. Borrowed.
+inline PyObject* dict_of(const torch::autograd::AnomalyMetadata* metadata) {
+  if (const auto* ours = dynamic_cast<const PythonMetadata*>(metadata)) {
+    return ours->dict();
+  }
+  using torch::autograd::PyAnomalyMetadata;
+  auto* torchs = dynamic_cast<PyAnomalyMetadata*>(
+      const_cast<torch::autograd::AnomalyMetadata*>(metadata));
+  return torchs == nullptr ? nullptr : torchs->dict();
+}
 
 /// An Engine that passes on to another one what only some releases ask of it.
 template <typename Engine>

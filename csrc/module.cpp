@@ -4,7 +4,6 @@
 #include <anomaly/checks.h>
 #include <anomaly/deferred.h>
 #include <anomaly/finite.h>
-#include <anomaly/metadata.h>
 #include <anomaly/reporting_engine.h>
 #include <anomaly/saved_sums.h>
 #include <compat.h>
@@ -19,6 +18,7 @@
 #include <function/torch_own.h>
 #include <hooks/register.h>
 #include <notes/lazy_traceback.h>
+#include <notes/metadata_dict.h>
 #include <notes/methods.h>
 #include <python/error.h>
 #include <python/exit_status.h>
@@ -163,7 +163,7 @@ void init_globals() {
   torch_ext::init_backward_cls();
   torch_ext::init_class_records();
   torch_ext::init_self_views();
-  torch_ext::init_anomaly_metadata();
+  torch_ext::init_metadata_dict();
   torch_ext::init_lazy_traceback();
 }
 

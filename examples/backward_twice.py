@@ -3,6 +3,8 @@
 
 A recurrent network is trained on a stream, and its hidden state goes from one batch to the next. The second backward
 goes on into the first batch's graph, which the first backward has freed.
+
+What it prints is in docs/explain.md.
 """
 
 import sys

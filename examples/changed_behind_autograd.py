@@ -3,6 +3,8 @@
 
 A buffer of weights is filled anew for each batch through numpy, before the backward of the batch before has run. No
 error comes of that, only wrong gradients: check_saved finds that the values are not those that forward used.
+
+What it prints is in docs/explain.md.
 """
 
 import sys

@@ -3,6 +3,8 @@
 
 A recurrent cell writes each state into one buffer. What a step has read from the buffer is changed by the next step's
 assignment: the buffer has one count of changes for all its rows.
+
+What it prints is in docs/explain.md.
 """
 
 import sys

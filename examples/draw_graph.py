@@ -2,6 +2,8 @@
 """A network's graph as a picture and as a table: torch_ext.graph.draw and summary.
 
 The network has a custom Function, which the picture marks, and each node tells what it keeps for backward.
+
+What it prints is in docs/explain.md.
 """
 
 import argparse

@@ -4,6 +4,22 @@
 A small network learns scikit-learn's digits. It divides each hidden unit by its standard deviation over the batch.
 In forward EPSILON makes that harmless, even if a unit is silent for a whole batch; but then the square root has no
 derivative. The loss is still finite, and without anomaly mode all one sees is that weights are NaN a step later.
+
+It prints the losses, draws a picture, and prints::
+
+    RuntimeError: Function 'SqrtBackward0' returned nan values in its 0th output.
+    way from the loss:
+      NllLossBackward0
+      LogSoftmaxBackward0
+      AddmmBackward0
+      DivBackward0
+      AddBackward0
+      SqrtBackward0
+    values in forward: finite
+      find_nan.py:97, <module>: sys.exit(main())
+      find_nan.py:74, main: train(make_model(), (images / 16).float(), labels)
+      find_nan.py:59, train: loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
+      find_nan.py:44, forward: deviation = centred.square().mean(0).sqrt()
 """
 
 import argparse
@@ -65,7 +81,7 @@ def main(arguments=None):
         torch_ext.anomaly.set_detect_anomaly(False)
 
     print(report.error)
-    print("way from the loss:", " -> ".join(report.path))
+    print("way from the loss:", *report.path, sep="\n  ")
     print("values in forward:", report.forward, *([report.born.name] if report.born else []))
     for frame in report.frames:
         if frame.file == __file__:

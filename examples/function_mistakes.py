@@ -3,6 +3,8 @@
 
 A small layer is trained whose Functions give right gradients, and yet leak, lose a weight's gradient, and are wrong in
 a double backward.
+
+What it prints is in docs/explain.md.
 """
 
 import sys

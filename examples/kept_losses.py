@@ -2,6 +2,8 @@
 """Memory that grows with each step since somebody keeps the losses: torch_ext.graph.live says who, and which line.
 
 The trainer keeps each loss for its log. The loss has its graph with it: ``loss.item()`` would not.
+
+What it prints is in docs/explain.md.
 """
 
 import torch

@@ -3,6 +3,8 @@
 
 A small transformer block. Attention that is written out keeps its scores, which grow with the square of the sequence;
 scaled_dot_product_attention does not.
+
+What it prints is in docs/explain.md.
 """
 
 import argparse

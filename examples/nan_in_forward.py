@@ -4,6 +4,8 @@
 A model divides each row by its norm. One row of the data is zero, so its result is 0 / 0. The loss leaves out such
 rows, so it is finite; but the gradients of the weights are NaN, and then the weights. Backward names the division
 too, but only when all of forward and a part of backward have run.
+
+What it prints is in docs/explain.md.
 """
 
 import os

@@ -2,6 +2,8 @@
 """Say for each parameter of a model whether a loss reaches it, and if not, which line is why.
 
 The encoder's output is detached, the temperature is read as a number, one layer is frozen and one is forgotten.
+
+What it prints is in docs/explain.md.
 """
 
 import sys

@@ -226,7 +226,8 @@ def hide_key() -> None:
 def has_compiled() -> bool:
     """Whether torch.compile was used in this process. Its guards look at dispatch keys."""
     module = sys.modules.get("torch._dynamo.eval_frame")
-    return bool(getattr(module, "cached_backends", None))
+    # None is there for what is never compiled: each optimizer says so of its methods.
+    return any(backend is not None for backend in getattr(module, "cached_backends", {}).values())
 
 
 # --- Looking at tensors and nodes -----------------------------------------------------------------

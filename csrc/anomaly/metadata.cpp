@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What a node remembers in anomaly mode: where it was made, and by which
 // backward.
-#include <anomaly/metadata.h>
-
 #include <anomaly/evidence.h>
 #include <anomaly/python_modules.h>
 #include <compat.h>
-#include <notes/lazy_traceback.h>
+#include <notes/metadata_dict.h>
 #include <notes/operators.h>
 #include <python/error.h>
 #include <python/gil.h>
-#include <python/immortal.h>
 #include <python/names.h>
 
 #include <torch/csrc/autograd/function.h>
@@ -21,26 +18,6 @@
 #include <exception>
 #include <stdexcept>
 #include <string>
-
-namespace torch_ext {
-
-namespace {
-
-Immortal fx_traceback; // the module torch.fx.traceback
-Immortal preserves_node_meta; // the name of a flag in it
-Immortal trace_key; // ANOMALY_TRACE_KEY
-
-} // namespace
-
-void init_anomaly_metadata() {
-  preserves_node_meta.set(
-      checked(PyUnicode_InternFromString("should_preserve_node_meta")));
-  trace_key.set(checked(PyUnicode_InternFromString(
-      torch::autograd::PyAnomalyMetadata::ANOMALY_TRACE_KEY)));
-  fx_traceback.set(checked(PyImport_ImportModule("torch.fx.traceback")));
-}
-
-} // namespace torch_ext
 
 // torch's own, defined a second time: docs/architecture.md says why.
 namespace torch::autograd {
@@ -64,19 +41,6 @@ std::string to_string(PyObject* text) {
     torch_ext::throw_python_error();
   }
   return chars;
-}
-
-/// The stack that an fx tracer wants its graph to show in place of the real
-/// one; null unless torch.fx.traceback is preserving stacks.
-Ref preserved_stack() {
-  PyObject* module = torch_ext::fx_traceback;
-  Ref preserves =
-      checked(PyObject_GetAttr(module, torch_ext::preserves_node_meta));
-  const int is_true = PyObject_IsTrue(preserves.get());
-  check_status(is_true);
-  return is_true != 0
-      ? checked(PyObject_CallMethod(module, "format_stack", nullptr))
-      : Ref();
 }
 
 /// The Python exception that C++ is handling; null if it handles one of C++.
@@ -168,13 +132,7 @@ void print_stacks(
 
 void PyAnomalyMetadata::store_stack() {
   Gil gil;
-  torch_ext::persisting([&] {
-    Ref stack = preserved_stack();
-    if (!stack) {
-      stack = torch_ext::capture_traceback();
-    }
-    check_status(PyDict_SetItem(dict(), torch_ext::trace_key, stack.get()));
-  });
+  torch_ext::persisting([&] { torch_ext::put_stack(dict()); });
 }
 
 void PyAnomalyMetadata::assign_parent(

@@ -17,6 +17,8 @@
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <cstdint>
+
 namespace torch_ext {
 
 namespace {
@@ -25,17 +27,19 @@ namespace {
 Immortal torch_run_backward;
 
 /// Shows the exception that is set to the report, whose own errors must not
-/// hide it, and leaves it set.
-void finish_report(PyObject* roots, PyObject* gradients) {
+/// hide it, and leaves it set. `begun`: how many backwards had begun when this
+/// one had.
+void finish_report(PyObject* roots, PyObject* gradients, std::uint32_t begun) {
   ErrorAside raised;
   Ref module = Ref::steal(PyImport_ImportModule(kFailuresModule));
   Ref result = module ? Ref::steal(PyObject_CallMethod(
                             module.get(),
                             "finish",
-                            "OOO",
+                            "OOOI",
                             raised.normalized(),
                             roots,
-                            gradients))
+                            gradients,
+                            begun))
                       : Ref();
   if (!result) {
     PyErr_WriteUnraisable(roots);
@@ -118,6 +122,7 @@ PyObject* run_backward(
     PyObject* const* args,
     Py_ssize_t count,
     PyObject* keywords) {
+  std::uint32_t begun = 0;
   PyObject* result = to_slot([&] {
     const Py_ssize_t named =
         keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
@@ -125,6 +130,7 @@ PyObject* run_backward(
     all.add(self);
     all.add(args, args + count + named);
     note_backward(args, count);
+    begun = backwards_begun();
     if (torch::autograd::AnomalyMode::is_enabled()) {
       load_report();
     }
@@ -137,7 +143,7 @@ PyObject* run_backward(
   // torch passes the roots and their gradients by position.
   if (result == nullptr && count > 1 &&
       torch::autograd::AnomalyMode::is_enabled()) {
-    finish_report(args[0], args[1]);
+    finish_report(args[0], args[1], begun);
   }
   return result;
 }

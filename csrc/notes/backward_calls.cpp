@@ -49,7 +49,7 @@ compat::Mutex noting_calls;
 void note_call(std::uint32_t number) {
   Gil gil;
   try {
-    Call call{number, capture_traceback()};
+    Call call{number, to_traceback(capture_stack())};
     std::optional<Call> dropped; // after the lock is released
     const compat::Lock lock(noting_calls);
     dropped = remember(calls(), std::move(call), kMostCalls);

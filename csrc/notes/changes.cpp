@@ -28,7 +28,7 @@ struct Change {
   std::uint32_t before;
   std::uint32_t after;
   std::string name;
-  Positions stack;
+  Stack stack;
 };
 
 constexpr size_t kMostChanges = 16384;
@@ -87,11 +87,7 @@ void note_change(const VersionBefore& before, const std::string& name) {
   Gil gil;
   try {
     Change change{
-        before.counter,
-        before.version,
-        now,
-        name,
-        capture_positions(kShortStack)};
+        before.counter, before.version, now, name, capture_stack(kShortStack)};
     std::optional<Change> dropped; // after the lock is released
     const compat::Lock lock(noting_changes);
     dropped = remember(changes(), std::move(change), kMostChanges);

@@ -39,7 +39,7 @@ struct Cut {
   std::uint32_t made_in; // how many backwards had begun
   std::string name;
   const char* reason;
-  Positions stack;
+  Stack stack;
   std::vector<Leaf> leaves;
   bool has_all_leaves;
 };
@@ -120,7 +120,7 @@ std::uint32_t note_cut(
         backwards_begun(),
         name,
         reason,
-        capture_positions(kShortStack),
+        capture_stack(kShortStack),
         std::move(leaves),
         has_all};
     std::optional<Cut> dropped; // after the lock is released

@@ -4,13 +4,8 @@
 #include <compat.h>
 #include <python/error.h>
 
-#include <c10/util/SmallVector.h>
-
-#include <atomic>
-#include <iterator>
 #include <memory>
 #include <utility>
-#include <vector>
 
 namespace torch_ext {
 
@@ -19,40 +14,17 @@ namespace {
 /// format_lines(positions) and to_frames(positions).
 constexpr const char* kTracebackModule = "torch_ext.anomaly.traceback";
 
-/// A list whose items are made on first use.
-///
-/// Invariant: no Python code sees the list before its items are made. All ways
-/// to the items go through a slot or an attribute of the type, and each of
-/// these makes them first; CPython's shortcuts past the slots are for exact
-/// lists only.
-struct LazyTraceback {
-  PyListObject list;
-  Positions positions;
-  bool filled;
-
-  bool is_filled() {
-    return std::atomic_ref<bool>(filled).load(std::memory_order_acquire);
-  }
-  void set_filled() {
-    std::atomic_ref<bool>(filled).store(true, std::memory_order_release);
-  }
-};
-
-LazyTraceback* as_lazy(PyObject* object) {
-  return reinterpret_cast<LazyTraceback*>(object);
-}
-
 /// [(file, line, function)], outermost first.
 Ref to_summaries(const LazyTraceback& lazy) {
-  const size_t count = lazy.positions.size();
+  const Stack& stack = lazy.stack;
+  const size_t count = stack.size();
   Ref list = checked(PyList_New(static_cast<Py_ssize_t>(count)));
   for (size_t i = 0; i < count; ++i) {
-    const Position& position = lazy.positions[count - 1 - i];
-    PyCodeObject* code = position.code_object();
+    PyCodeObject* code = stack.code(count - 1 - i);
     Ref item = checked(Py_BuildValue(
         "(OiO)",
         code->co_filename,
-        PyCode_Addr2Line(code, position.instruction),
+        PyCode_Addr2Line(code, stack.instruction(count - 1 - i)),
         code->co_name));
     PyList_SET_ITEM(list.get(), static_cast<Py_ssize_t>(i), item.release());
   }
@@ -196,7 +168,7 @@ PyObject* reduce(PyObject* self, PyObject*) {
 
 void dealloc(PyObject* self) {
   PyObject_GC_UnTrack(self);
-  std::destroy_at(&as_lazy(self)->positions);
+  std::destroy_at(&as_lazy(self)->stack);
   PyObject_GC_Track(self); // as list's dealloc expects to find it
   PyList_Type.tp_dealloc(self);
 }
@@ -221,32 +193,9 @@ PyNumberMethods lazy_number{};
 
 PyTypeObject LazyTracebackType{};
 
-Positions capture_positions(std::size_t most) {
-  // On the stack first, since the number of frames is not known before.
-  c10::SmallVector<Position, 128> found;
-  compat::for_each_frame([&](PyCodeObject* code, int instruction) {
-    found.push_back(
-        {Ref::share(reinterpret_cast<PyObject*>(code)), instruction});
-    return found.size() < most;
-  });
-  return {
-      std::make_move_iterator(found.begin()),
-      std::make_move_iterator(found.end())};
-}
-
-Ref to_traceback(const Positions& positions) {
+Ref to_traceback(Stack stack) {
   Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
-  Positions& copy = *std::construct_at(&as_lazy(object.get())->positions);
-  copy.reserve(positions.size());
-  for (const Position& position : positions) {
-    copy.push_back({Ref::share(position.code.get()), position.instruction});
-  }
-  return object;
-}
-
-Ref capture_traceback() {
-  Ref object = checked(LazyTracebackType.tp_alloc(&LazyTracebackType, 0));
-  *std::construct_at(&as_lazy(object.get())->positions) = capture_positions();
+  std::construct_at(&as_lazy(object.get())->stack, std::move(stack));
   return object;
 }
 

@@ -3,42 +3,42 @@
 // is read.
 #pragma once
 
+#include <notes/stack.h>
 #include <python/ref.h>
 
-#include <cstddef>
-#include <cstdint>
-#include <vector>
+#include <atomic>
 
 namespace torch_ext {
 
-/// So many calls reach from an operator, through torch's Python code, to the
-/// user's line.
-constexpr std::size_t kShortStack = 24;
+/// A list whose items are made on first use: torch_ext._C.LazyTraceback, which
+/// reads as the list of strings that traceback.format_stack() returns.
+///
+/// Invariant: no Python code sees the list before its items are made. All ways
+/// to the items go through a slot or an attribute of the type, and each of
+/// these makes them first; CPython's shortcuts past the slots are for exact
+/// lists only.
+struct LazyTraceback {
+  PyListObject list;
+  Stack stack;
+  // While nobody uses it: metadata_dict.cpp.
+  PyObject* dict;
+  LazyTraceback* next;
+  bool filled;
 
-/// A position in a piece of code.
-struct Position {
-  Ref code;
-  int instruction; // byte offset
-
-  PyCodeObject* code_object() const {
-    return reinterpret_cast<PyCodeObject*>(code.get());
+  bool is_filled() {
+    return std::atomic_ref<bool>(filled).load(std::memory_order_acquire);
+  }
+  void set_filled() {
+    std::atomic_ref<bool>(filled).store(true, std::memory_order_release);
   }
 };
 
-/// Positions of the calls on a stack, innermost first. Ends with the GIL held.
-using Positions = std::vector<Position>;
+inline LazyTraceback* as_lazy(PyObject* object) {
+  return reinterpret_cast<LazyTraceback*>(object);
+}
 
-/// Those of the innermost `most` calls on this thread.
-Positions capture_positions(std::size_t most = SIZE_MAX);
-
-/// Makes a list of them, as capture_traceback() does.
-Ref to_traceback(const Positions& positions);
-
-/// The stack of the current thread as a torch_ext._C.LazyTraceback, which reads
-/// as the list of strings that traceback.format_stack() returns. It keeps code
-/// objects alive and nothing else: no frames, locals, tensors or modules.
-/// Throws if there is no memory.
-Ref capture_traceback();
+/// A new one. Throws if there is no memory.
+Ref to_traceback(Stack stack);
 
 /// Once, at import: makes the type ready. Throws.
 void init_lazy_traceback();

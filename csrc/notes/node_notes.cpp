@@ -2,15 +2,16 @@
 #include <notes/node_notes.h>
 
 #include <notes/backward_calls.h>
+#include <notes/metadata_dict.h>
 #include <python/error.h>
 #include <python/gil.h>
 
 #include <torch/csrc/autograd/anomaly_mode.h>
+#include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
 
 #include <exception>
-#include <optional>
 #include <typeinfo>
 #include <utility>
 
@@ -40,47 +41,80 @@ std::mutex& mutex_of(Node& node) {
   return MutexOf::of(node);
 }
 
-void NodeNotes::store_stack() {
-  if (!std::exchange(is_early, false)) {
-    PyAnomalyMetadata::store_stack();
-  }
-}
-
-void NodeNotes::store_early() noexcept {
+NodeNotes::NodeNotes(bool has_stack) noexcept {
   try {
-    PyAnomalyMetadata::store_stack();
-    is_early = true;
+    if (has_stack) {
+      const MetadataDict made = make_dict_with_stack();
+      dict_ = made.dict;
+      traceback_ = made.traceback;
+      is_early_ = true;
+    } else {
+      need_dict();
+    }
   } catch (const std::exception&) {
     // torch's own call of store_stack() tries again, and may throw.
     PyErr_Clear();
   }
 }
 
+NodeNotes::~NodeNotes() {
+  if (dict_ != nullptr) {
+    give_back({dict_, traceback_});
+  }
+}
+
+void NodeNotes::need_dict() {
+  if (dict_ == nullptr) {
+    dict_ = checked(PyDict_New()).release();
+  }
+}
+
+void NodeNotes::store_stack() {
+  if (std::exchange(is_early_, false)) {
+    return;
+  }
+  const Gil gil;
+  persisting([&] {
+    need_dict();
+    Ref stored = put_stack(dict_);
+    const Ref before = Ref::steal(
+        reinterpret_cast<PyObject*>(
+            std::exchange(traceback_, as_lazy(stored.release()))));
+  });
+}
+
+void NodeNotes::assign_parent(const compat::NodePtr& parent_node) {
+  if (parent_node) {
+    const Gil gil;
+    persisting([&] { need_dict(); });
+    as_torchs().PyAnomalyMetadata::assign_parent(parent_node);
+  }
+}
+
 void NodeNotes::print_stack(const std::string& current_node_name) {
-  if (std::exchange(is_early, false)) {
+  if (dict_ == nullptr) {
+    return; // there was no memory for it
+  }
+  if (std::exchange(is_early_, false)) {
     // The node was made outside of the mode, and these notes to fail with.
     const Gil gil;
-    if (PyDict_DelItemString(dict(), ANOMALY_TRACE_KEY) != 0) {
+    if (PyDict_DelItemString(
+            dict_, torch::autograd::PyAnomalyMetadata::ANOMALY_TRACE_KEY) !=
+        0) {
       PyErr_Clear();
     }
   }
-  PyAnomalyMetadata::print_stack(current_node_name);
+  as_torchs().PyAnomalyMetadata::print_stack(current_node_name);
 }
 
 std::unique_ptr<NodeNotes> make_notes() {
   // An operator of torch's makes its node without the GIL. Who has it may be
   // Python code that reads the metadata of a node made long ago.
-  const bool is_making = torch::autograd::AnomalyMode::is_enabled() &&
-      Py_IsInitialized() != 0 && !has_gil();
-  std::optional<Gil> gil;
-  if (is_making) {
-    gil.emplace();
-  }
-  auto notes = std::make_unique<NodeNotes>();
+  const bool is_making =
+      torch::autograd::AnomalyMode::is_enabled() && !has_gil();
+  const Gil gil;
+  auto notes = std::make_unique<NodeNotes>(is_making);
   notes->made_in = backwards_begun();
-  if (is_making) {
-    notes->store_early();
-  }
   return notes;
 }
 

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <compat.h>
+#include <notes/lazy_traceback.h>
 
 #include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/python_anomaly_mode.h>
 
 #include <atomic>
 #include <cstdint>
@@ -17,19 +17,21 @@
 namespace torch_ext {
 
 /// A node's metadata as our engine makes it.
-struct NodeNotes final : torch::autograd::PyAnomalyMetadata {
+class NodeNotes final : public compat::PythonMetadata {
+ public:
+  /// `has_stack` says that a node is being made now, most likely, whose stack
+  /// can be stored before anybody has asked for it: so the GIL is needed only
+  /// once. If that fails, nothing is stored. Needs the GIL.
+  explicit NodeNotes(bool has_stack) noexcept;
+  ~NodeNotes() override;
+  NodeNotes(const NodeNotes&) = delete;
+  NodeNotes& operator=(const NodeNotes&) = delete;
+
   /// Does nothing if the stack is stored already.
   void store_stack() override;
   void print_stack(const std::string& current_node_name) override;
+  void assign_parent(const compat::NodePtr& parent_node) override;
 
-  /// Stores the stack before anybody has asked for it: what has just made the
-  /// notes is most likely a node that is being made, and needs the GIL only
-  /// once so. Needs the GIL, and no exception set. If it fails, nothing is
-  /// stored.
-  void store_early() noexcept;
-
-  /// Whether that was done and nobody has asked.
-  bool is_early = false;
   /// How many backwards had begun when the node was made.
   std::uint32_t made_in = 0;
   /// The number of the backward that freed what the node had saved, counted
@@ -42,6 +44,15 @@ struct NodeNotes final : torch::autograd::PyAnomalyMetadata {
   std::vector<std::uint32_t> cuts;
   /// What check_saved remembers; null if nothing.
   std::shared_ptr<void> saved_sums;
+
+ private:
+  /// Makes the dict if there was no memory for it. Needs the GIL. Throws.
+  void need_dict();
+
+  /// The traceback in the dict, if we have put one there; owned.
+  LazyTraceback* traceback_ = nullptr;
+  /// Whether the stack was stored before anybody asked, and nobody has yet.
+  bool is_early_ = false;
 };
 
 /// Notes for a node that is being made. Called with or without the GIL.

@@ -4,6 +4,7 @@
 #include <notes/backward_calls.h>
 #include <notes/changes.h>
 #include <notes/cuts.h>
+#include <notes/nan_check.h>
 #include <python/error.h>
 #include <python/gil.h>
 
@@ -290,14 +291,17 @@ void add_kernels() {
   static_cast<void>(listening);
   for (const c10::OperatorName& name : NewOperators::take()) {
     const auto op = dispatcher.findSchema(name);
-    if (op && (op->schema().is_mutable() || may_cut(op->schema().name()))) {
+    if (!op) {
+      continue; // it is gone again
+    }
+    auto kernel = nan_check_kernel(*op, kKey, observed);
+    if (!kernel &&
+        (op->schema().is_mutable() || may_cut(op->schema().name()))) {
+      kernel = c10::KernelFunction::makeFromBoxedFunction<&observed>();
+    }
+    if (kernel) {
       keep(dispatcher.registerImpl(
-          name,
-          kKey,
-          c10::KernelFunction::makeFromBoxedFunction<&observed>(),
-          std::nullopt,
-          nullptr,
-          "torch_ext"));
+          name, kKey, std::move(*kernel), std::nullopt, nullptr, "torch_ext"));
     }
   }
 }

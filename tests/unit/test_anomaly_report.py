@@ -461,3 +461,10 @@ def test_failures_that_never_leave_backward_do_not_pile_up():
     assert len(failures._unfinished) == failures._MOST_UNFINISHED
     assert list(failures._unfinished)[-1] == id(kept[-1])
     failures._unfinished.clear()
+
+
+def test_a_failure_whose_end_nobody_saw_is_not_taken_for_a_later_one():
+    failures.record({"traceback_": []}, "MulBackward0", None, None)  # as of a backward that C++ code called
+    _, report = fail(lambda: torch.ones(3).sum().backward())
+    assert report.found == "no_grad"
+    assert not failures._unfinished

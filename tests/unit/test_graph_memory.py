@@ -502,7 +502,7 @@ def test_example(tmp_path, capsys):
     path = Path(__file__).parents[2] / "examples" / "memory_by_line.py"
     runpy.run_path(str(path))["main"](["--output", str(tmp_path / "new" / "memory.html")])
     printed = capsys.readouterr().out
-    assert "memory_by_line.py:30  return scores.softmax(-1) @ value" in printed
+    assert "memory_by_line.py:32  return scores.softmax(-1) @ value" in printed
     (fused, whole) = re.search(r"attention: ([\d,]+) bytes instead of ([\d,]+)", printed).groups()
     assert int(fused.replace(",", "")) < 0.75 * int(whole.replace(",", ""))
     assert (tmp_path / "new" / "memory.html").exists()

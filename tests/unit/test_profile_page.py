@@ -4,16 +4,14 @@
 import html.parser
 import json
 import re
-import shutil
 import subprocess
 from xml.etree import ElementTree
 
 import pytest
+from harness.browser import BROWSER, DARK
 
 import torch_ext
 from torch_ext.profile import FunctionTimes, Report, Times
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def times(calls=100, median=5e-6, stock_extra=1e-4):
@@ -119,9 +117,6 @@ document.getElementById('seen').textContent = 'SEEN' + JSON.stringify({
 }) + 'END';
 </script>
 """
-
-
-DARK = ("--blink-settings=preferredColorScheme=0",)
 
 
 def shown(path, *options, folder):

@@ -22,6 +22,7 @@ def nothing_compiled():
     """Where something was compiled, operators are not observed."""
     if torch_ext._compat.has_compiled():
         torch._dynamo.reset()
+    torch_ext._C.observe_operators(False)  # torch's own mode leaves that to the next operator
     yield
     assert not torch_ext._C.observes_operators()
     assert not torch.is_anomaly_enabled()

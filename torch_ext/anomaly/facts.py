@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Frame:
-    """A call on the stack: file, line number, function and source line."""
+    """A call on the stack.
+
+    Args:
+        file, line: where it is; lines are counted from 1.
+        function: the name of the function that was running.
+        source: the text of the line, "" if there is none.
+    """
 
     file: str
     line: int
@@ -19,7 +25,9 @@ class Frame:
 class Origin:
     """A node's name and the forward call that created it, outermost frame first.
 
-    There are no frames if the node was created outside anomaly mode.
+    Args:
+        name: the node's name.
+        frames: the call; none if the node was created outside anomaly mode.
     """
 
     name: str
@@ -31,6 +39,7 @@ class Birth(Origin):
     """The node in whose forward call values were first not finite.
 
     Args:
+        name, frames: the node and its forward call.
         exact: whether that is certain; if not, they became so in this call or in one before it.
         produced: whether the call produced them; if not, and this is exact, they came from outside the graph: from
             data, a parameter, a constant, or the gradient that backward was called with.
@@ -71,7 +80,7 @@ class Change:
     """A change of a tensor in place.
 
     Args:
-        operator: what did it, "aten::add_" for example; "" if no operator was seen to.
+        operator: what did it, ``"aten::add_"`` for example; "" if no operator was seen to.
         before, after: the tensor's versions.
         frames: the call that did it, outermost first: its innermost two dozen.
     """
@@ -225,10 +234,12 @@ class Failure:
         origin: the node.
         parents: in double backward the node whose backward created it, then that one's, and so on.
         thread: the thread that its backward ran on.
+        begun: how many backwards had begun by then, in this process.
         kept: what it had saved, by then freed, and the checked result of its forward call.
     """
 
     origin: Origin
     parents: tuple[Origin, ...]
     thread: int
+    begun: int
     kept: tuple[Sight, ...] = ()

@@ -44,7 +44,9 @@ def record(
         evidence: the node and what it had saved, in the order of its attributes; None if that isn't known.
     """
     kept = () if evidence is None else _numbers_of(*evidence)
-    failure = Failure(Origin(node_name, frames_of(metadata)), parents_of(metadata), threading.get_ident(), kept)
+    failure = Failure(
+        Origin(node_name, frames_of(metadata)), parents_of(metadata), threading.get_ident(), _C.backwards(), kept
+    )
     with _lock:
         _unfinished[id(metadata)] = failure
         while len(_unfinished) > _MOST_UNFINISHED:
@@ -69,12 +71,20 @@ def finish(
     exc: BaseException,
     roots: tuple[torch.Tensor | GradientEdge, ...],
     gradients: tuple[torch.Tensor | None, ...],
+    begun: int,
 ) -> None:
-    """Completes the report as ``exc`` leaves the backward called on ``roots`` and ``gradients``. Raises nothing."""
+    """Completes the report as ``exc`` leaves a backward. Raises nothing.
+
+    Args:
+        exc: what leaves it.
+        roots: what it was called on.
+        gradients: what it was called with.
+        begun: how many backwards had begun when this one had.
+    """
     try:
         late = _late_evidence()
         graph = reachable(roots)
-        node, failure = _take_failure(graph)
+        node, failure = _take_failure(graph, begun)
         if failure is not None:
             report.complete(failure, exc, node, graph, roots, gradients, late)
         else:
@@ -167,17 +177,23 @@ def _fault(value: Value) -> str:
     return "nan" if value.nans else "infinite"
 
 
-def _take_failure(graph: dict[Node, Node | None]) -> tuple[Node | None, Failure | None]:
-    """The failure recorded in ``graph`` and its node; else one of this thread, whose node no root leads to."""
-    if _unfinished:
-        for node in graph:
-            key = id(node.metadata)
-            with _lock:
-                failure = _unfinished.pop(key, None)
-            if failure is not None:
-                return node, failure
-        with _lock:
-            for key, failure in list(_unfinished.items()):
-                if failure.thread == threading.get_ident():
-                    return None, _unfinished.pop(key)
+def _take_failure(graph: dict[Node, Node | None], begun: int) -> tuple[Node | None, Failure | None]:
+    """The failure recorded in ``graph`` and its node; else one of this thread, whose node no root leads to.
+
+    What was recorded before this backward had begun is another's: of this thread one that C++ code called, whose end
+    nobody has seen. It is forgotten.
+    """
+    if not _unfinished:
+        return None, None
+    with _lock:
+        fresh = {key: failure for key, failure in _unfinished.items() if failure.begun >= begun}
+        for key, failure in list(_unfinished.items()):
+            if key not in fresh and failure.thread == threading.get_ident():
+                del _unfinished[key]
+    for node in graph if fresh else ():
+        if (key := id(node.metadata)) in fresh:
+            return node, _unfinished.pop(key, None)
+    for key, failure in fresh.items():
+        if failure.thread == threading.get_ident():
+            return None, _unfinished.pop(key, None)
     return None, None

@@ -71,7 +71,7 @@ class Report:
     arguments: tuple[Argument, ...] = ()
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The report as the text of a JSON object."""
+        """The report as the text of a JSON object, indented by ``indent`` spaces; None for one line."""
         return json.dumps(dataclasses.asdict(self), indent=indent)
 
     def draw(self, path: str | os.PathLike[str]) -> None:

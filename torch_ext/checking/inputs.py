@@ -40,7 +40,7 @@ class Call:
         return Arguments(self.args, self.kwargs)
 
     def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Call":
-        """The same call with other tensors, which require grad as before."""
+        """The same call with what ``change`` makes of each tensor, which requires grad as before."""
         return Call(*_changed((self.args, self.kwargs), change))
 
     def __str__(self) -> str:
@@ -49,12 +49,12 @@ class Call:
 
 
 def call(*args: Any, **kwargs: Any) -> Call:
-    """One entry of ``inputs`` in a file, for a call with keyword arguments."""
+    """One entry of ``inputs`` in a file, for a call with ``args`` and keyword arguments, ``kwargs``."""
     return Call(args, kwargs)
 
 
 def from_file(path: str) -> list[Call]:
-    """The calls that a file writes down as ``inputs``.
+    """The calls that the file at ``path`` writes down as ``inputs``.
 
     That is a list, or a function that returns one or yields its elements. Each is a tuple of arguments, a single
     tensor, or ``torch_ext.checking.call(...)``.

@@ -20,6 +20,9 @@ class NotFoundError(Exception):
 class Target:
     """The name of a class: ``module:Class``, ``file.py:Class``, ``module:Outer.Inner``.
 
+    Args:
+        text: the name.
+
     Raises:
         NotFoundError: the name has another form.
     """
@@ -55,7 +58,7 @@ class Target:
 
 
 def find_class(text: str) -> type:
-    """The Function that ``module:Class`` or ``file.py:Class`` names.
+    """The Function that ``text`` names, ``module:Class`` or ``file.py:Class``.
 
     Raises:
         NotFoundError: there is none; the text says why.

@@ -27,7 +27,7 @@ class Sides:
         self._names: list[tuple[weakref.ref[Any], str]] = []
 
     def take(self, *, stock: bool) -> None:
-        """Goes to stock torch, or to torch_ext.
+        """Goes to stock torch if ``stock`` is true, otherwise to torch_ext.
 
         Raises:
             RuntimeError: as ``torch_ext.install()`` and ``torch_ext.uninstall()`` raise it.

@@ -64,6 +64,9 @@ class Watch:
     """Compares calls while a program runs; what :func:`watch` returns.
 
     A context manager. Can be used again; what was found stays.
+
+    Args:
+        calls: as :func:`watch` takes it.
     """
 
     def __init__(self, calls: int) -> None:
@@ -95,7 +98,10 @@ class Watch:
     # --- What patching calls ----------------------------------------------------------------------
 
     def before(self, classes: tuple[type, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Copies the arguments of a call that is to be compared."""
+        """Copies ``args`` and ``kwargs`` of a call of one of ``classes``, if it is to be compared.
+
+        Called as the call begins; :meth:`after` gets what it returns.
+        """
         with self._lock:
             if all(each in self._functions and self._functions[each].tried >= self._most for each in classes):
                 return None
@@ -106,7 +112,7 @@ class Watch:
                 return _Before(None, RandomState(), f"its arguments can't be copied: {type(error).__name__}: {error}")
 
     def after(self, cls: type, noted: Any) -> None:
-        """Compares a call, now that it has been made."""
+        """Compares a call of ``cls``, now that it has been made; ``noted`` is what :meth:`before` has returned."""
         with self._lock:
             function = self._functions.setdefault(cls, _Function())
             function.calls += 1

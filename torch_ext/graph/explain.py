@@ -90,7 +90,7 @@ class Explanation:
 
     @property
     def unreached(self) -> tuple[Reach, ...]:
-        """The parameters that get no gradient: those that DistributedDataParallel calls unused are among them."""
+        """The parameters that get no gradient; those that DistributedDataParallel calls unused are among them."""
         return tuple(each for each in self.parameters if not each.reached)
 
     def __getitem__(self, name: str) -> Reach:
@@ -101,7 +101,7 @@ class Explanation:
         raise KeyError(f"no parameter is called {name!r}; there are {', '.join(each.name for each in self.parameters)}")
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The same as the text of a JSON object."""
+        """The same as the text of a JSON object, indented by ``indent`` spaces; None for one line."""
         return json.dumps(dataclasses.asdict(self), indent=indent)
 
     def __str__(self) -> str:

@@ -81,7 +81,13 @@ class Packed:
 
 @dataclass(frozen=True)
 class Row:
-    """What one line, kind of node or module keeps: bytes in how many storages."""
+    """What one line, kind of node or module keeps.
+
+    Args:
+        label: which one.
+        bytes: how much.
+        storages: in how many storages.
+    """
 
     label: str
     bytes: int

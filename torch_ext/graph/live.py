@@ -79,7 +79,7 @@ class Live:
     all_rows: tuple[LiveRow, ...] = dataclasses.field(default=(), repr=False)
 
     def to_json(self, indent: int | None = 2) -> str:
-        """All of it as the text of a JSON object."""
+        """All of it as the text of a JSON object, indented by ``indent`` spaces; None for one line."""
         data = dataclasses.asdict(self)
         del data["all_rows"]
         return json.dumps(data, indent=indent)

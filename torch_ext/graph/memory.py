@@ -56,7 +56,7 @@ class SavedMemory:
 
     @property
     def total(self) -> int:
-        """Bytes that the graph keeps: without parameters, buffers and other leaves, which are counted apart."""
+        """Bytes that the graph keeps, without parameters, buffers and other leaves, which are counted apart."""
         return sum(each.bytes for each in self.kept)
 
     @property
@@ -85,11 +85,11 @@ class SavedMemory:
         return self._rows(lambda saver: saver.module or "(no module)")
 
     def apart(self, role: str) -> int:
-        """Bytes of the storages with this role."""
+        """Bytes of the storages whose role is ``role``, such as "parameter"."""
         return sum(each.bytes for each in self.storages if each.role == role)
 
     def to_json(self, indent: int | None = 2) -> str:
-        """All of it as the text of a JSON object, with the sums."""
+        """All of it with the sums as the text of a JSON object, indented by ``indent`` spaces; None for one line."""
         sums: dict[str, Any] = {"total": self.total}
         for name in ("by_line", "by_kind", "by_module"):
             sums[name] = [dataclasses.asdict(row) for row in getattr(self, name)]

@@ -60,7 +60,7 @@ class Summary:
     bytes: int
 
     def to_json(self, indent: int | None = 2) -> str:
-        """All of it as the text of a JSON object."""
+        """All of it as the text of a JSON object, indented by ``indent`` spaces; None for one line."""
         return json.dumps(dataclasses.asdict(self), indent=indent)
 
     def __str__(self) -> str:

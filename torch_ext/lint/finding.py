@@ -144,7 +144,7 @@ class Finding:
         return f"{head}\n{_wrap(self.instead, '    ')}\n    [{self.kind}]"
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The finding as the text of a JSON object."""
+        """The finding as the text of a JSON object, indented by ``indent`` spaces; None for one line."""
         return json.dumps(dataclasses.asdict(self), indent=indent)
 
 

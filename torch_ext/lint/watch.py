@@ -19,6 +19,10 @@ class Watch:
     A context manager, and ``start()`` and ``stop()``. Can be used again after it
     has ended; the findings stay.
 
+    Args:
+        ignore: as :func:`watch` takes it.
+        only: the one class to look at; None for all.
+
     Attributes:
         findings: what was found so far, once per kind and place, in the order in which it was seen.
     """

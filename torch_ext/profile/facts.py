@@ -80,7 +80,7 @@ class FunctionTimes:
 
     @property
     def place(self) -> str:
-        """Where it is: "train.py:12"."""
+        """Where it is, such as "train.py:12"."""
         return f"{os.path.basename(self.file)}:{self.line}" if self.line else self.module
 
 
@@ -101,7 +101,10 @@ class Report:
     functions: tuple[FunctionTimes, ...]
 
     def to_json(self, indent: int | None = 2) -> str:
-        """All of it as the text of a JSON object, with the sums; times in seconds, sizes in bytes."""
+        """All of it with the sums as the text of a JSON object, times in seconds, sizes in bytes.
+
+        ``indent`` is the number of spaces by which it is indented; None for one line.
+        """
         data = dataclasses.asdict(self)
         for entry, function in zip(data["functions"], self.functions, strict=True):
             entry.update(

@@ -38,6 +38,9 @@ class Record:
 
     A context manager, and ``start()`` and ``stop()``. ``str()`` of it is a table.
 
+    Args:
+        stock: as :func:`record` takes it.
+
     Attributes:
         report: what was recorded, a :class:`Report`; None before ``stop()``.
     """
@@ -93,11 +96,11 @@ class Record:
         self.stop()
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The report as the text of a JSON object: see :meth:`Report.to_json`."""
+        """The report as the text of a JSON object with indents of ``indent`` spaces: see :meth:`Report.to_json`."""
         return self._now().to_json(indent)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report as a page: see :meth:`Report.to_html`."""
+        """Writes the report as a page to ``path``: see :meth:`Report.to_html`."""
         self._now().to_html(path)
 
     def __str__(self) -> str:

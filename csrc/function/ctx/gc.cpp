@@ -7,7 +7,6 @@
 #include <python/error.h>
 #include <python/names.h>
 
-#include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_hook.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -22,7 +21,6 @@ namespace {
 
 using torch::autograd::AnomalyMetadata;
 using torch::autograd::Node;
-using torch::autograd::PyAnomalyMetadata;
 using torch::autograd::SavedVariable;
 
 /// The number of Python's oldest generation.
@@ -34,7 +32,7 @@ struct NodeMembers : Node {
   using Node::anomaly_metadata_;
 };
 
-AnomalyMetadata* metadata_of(Node& node) {
+const AnomalyMetadata* metadata_of(Node& node) {
   return (node.*&NodeMembers::anomaly_metadata_).get();
 }
 
@@ -125,9 +123,7 @@ int traverse_node(Node& node, visitproc visit, void* arg) {
           each_python_hook<PyFunctionPostHook>(node.post_hooks(), visit_dict)) {
     return status;
   }
-  if (auto* metadata = dynamic_cast<PyAnomalyMetadata*>(metadata_of(node))) {
-    Py_VISIT(metadata->dict());
-  }
+  Py_VISIT(compat::dict_of(metadata_of(node)));
   return 0;
 }
 
