@@ -13,16 +13,20 @@ PY      := $(VENV)/bin/python
 TORCHED := $(VENV)/.torch-$(TORCH)
 BUILT   := $(VENV)/.built
 LINTERS := $(VENV)/.linters
+# The frameworks fit the torch that was installed first.
+FRAMED  := $(VENV)/.frameworks-$(TORCH)
 # A folder changes when a file of it is removed.
 SOURCES := $(addprefix torch_ext/_build/,compiler.py config.py stamp.py) $(shell find csrc -name '*.cpp' -o -name '*.h' -o -type d)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test docs bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
+.PHONY: help demo test test-distributed test-frameworks docs bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
 	@echo 'make test    run the tests                (DEVICE=standin or cuda, ARGS="-k hooks")'
+	@echo 'make test-distributed  run the tests with several processes: DDP, FSDP, pipelines, torchrun ...'
+	@echo 'make test-frameworks   install Lightning, transformers and accelerate, and run them'
 	@echo 'make docs    build the documentation for a browser, in build/docs'
 	@echo 'make bench   measure against stock torch  (DEVICE=cuda, ARGS="--json")'
 	@echo 'make bench-docs  measure everything and redraw the tables and pictures of the pages  (ARGS=--redraw)'
@@ -41,6 +45,13 @@ demo: build
 
 test: build
 	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --device $(DEVICE) $(ARGS)
+
+# One worker: a test starts as many processes as there are ranks.
+test-distributed: build
+	$(PY) -m pytest --device $(DEVICE) tests/distributed $(ARGS)
+
+test-frameworks: build $(FRAMED)
+	$(PY) -m pytest tests/frameworks $(ARGS)
 
 docs: build
 	$(PY) -m sphinx -W --keep-going -n -q -E -d build/docs-read docs build/docs
@@ -82,6 +93,11 @@ lint: $(LINTERS)
 
 $(LINTERS): pyproject.toml | $(BUILT)
 	$(PY) -m pip install --quiet --no-build-isolation --editable '.[lint]'
+	touch $@
+
+$(FRAMED): pyproject.toml | $(BUILT)
+	echo torch==$(TORCH) > $(VENV)/torch.txt
+	$(PY) -m pip install --quiet --constraint $(VENV)/torch.txt --no-build-isolation --editable '.[frameworks]'
 	touch $@
 
 # --- Proof under fire: docs/reliability.md -----------------------------------

@@ -194,8 +194,11 @@ def _live(body, device):
     return live
 
 
-def transcript(body, variant, device):
-    """The lines that ``body``, a function of a :class:`Scenario`, writes when run on ``variant``."""
+def transcript(body, variant, device, at_end=True):
+    """The lines that ``body``, a function of a :class:`Scenario`, writes when run on ``variant``.
+
+    Without ``at_end`` nothing is said of what is still alive at the end.
+    """
     _look_away(device)
     with variant.active():
         s = Scenario(variant.api(), device, "oracle" if variant is STOCK else "subject")
@@ -204,8 +207,9 @@ def transcript(body, variant, device):
         with _reports(s):
             body(s)
             s.drop_kept()
-            left = _live(body, device)
-        s.record("alive at the end", {name: left[name] for name in sorted(left.keys() - s.overlooked)})
+            left = _live(body, device) if at_end else None
+        if left is not None:
+            s.record("alive at the end", {name: left[name] for name in sorted(left.keys() - s.overlooked)})
     return s.lines
 
 

@@ -8,8 +8,9 @@ import weakref
 
 import pytest
 import torch
-import torch_ext
 from torch.fx import traceback as fx_traceback
+
+import torch_ext
 
 
 class Thing:

@@ -8,8 +8,9 @@ import itertools
 
 import pytest
 import torch
-import torch_ext
 from torch.utils._python_dispatch import TorchDispatchMode
+
+import torch_ext
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.int32, torch.bool)
 SIZES = ((), (0,), (1,), (63,), (64,), (65,), (200,), (3, 0), (7, 11), (2, 3, 5), (2, 3, 4, 5))
@@ -164,7 +165,7 @@ def test_one_nan_is_found(dtype, layout, size, where):
         torch.ones(1, requires_grad=True).sum().backward()  # observes from here on
         assert torch_ext._C.observes_operators()
         good.backward(torch.ones_like(good))
-        with pytest.raises(RuntimeError, match="^Function 'GiveBackward' returned nan values in its 0th output"):
+        with pytest.raises(RuntimeError, match=r"^Function 'GiveBackward' returned nan values in its 0th output"):
             bad.backward(torch.ones_like(bad))
 
 

@@ -2,16 +2,25 @@
 """The folder in which what is compiled on import is kept.
 
 All of it belongs to the user: what another could have changed is not loaded.
+
+Several machines may share the folder, on a file system whose locks the others see, see some time later or never see, or
+that has none. So locks only save work. What is right doesn't rest on them: each build has a folder of its own, and its
+extension appears at once, where there is none yet.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import hashlib
 import os
+import platform
 import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +38,10 @@ def cache_folder() -> Path:
     # A container may run as a user that has no home, or one that is not theirs to write to.
     if home.is_absolute() and _can_be_made(home / ".cache"):
         return home / ".cache" / "torch_ext"
+    return _temporary_folder()
+
+
+def _temporary_folder() -> Path:
     return Path(tempfile.gettempdir()).absolute() / f"torch_ext-{os.geteuid()}"
 
 
@@ -80,18 +93,65 @@ def lock_of(extension: Path) -> Path:
     return extension.with_suffix(".lock")
 
 
+def build_folder(extension: Path) -> Path:
+    """A new folder to build ``extension`` in. Its name has the machine's, whose locks its processes see."""
+    return Path(tempfile.mkdtemp(prefix=f"{extension.stem}.build-{machine()}_", dir=extension.parent))
+
+
+def is_left_over(folder: Path) -> bool:
+    """Whether the build in ``folder`` is over, if its lock is free.
+
+    One of this machine is. One of another may be running under a lock that isn't seen here: it is over if it is older
+    than a day, by the clock of the file system, which has stamped both.
+    """
+    if f".build-{machine()}_" in folder.name:
+        return True
+    with tempfile.TemporaryFile(dir=folder.parent) as now:
+        return os.fstat(now.fileno()).st_mtime - folder.stat().st_mtime > _DAY_S
+
+
+_DAY_S = 24 * 3600
+
+
+@functools.cache
+def machine() -> str:
+    """Names this machine, from its start on: containers on it, which see each other's locks, have the same name."""
+    try:
+        identity = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        identity = platform.node()
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
+
+
 def log_of(extension: Path) -> Path:
     """The compiler's output for a build in the cache."""
     return extension.with_suffix(".log")
+
+
+#: How long somebody else's lock is waited for. A build takes a minute or two; one that a machine has left behind as it
+#: went down may stay for ever.
+PATIENCE_S = 600
+
+#: What file systems answer that have no locks, or whose server has none to give.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextlib.contextmanager
 def locked(extension: Path, wait: bool = True) -> Iterator[bool]:
     """Holds the lock of a build, which the system releases if the process dies.
 
-    Gives False without waiting if another process has it and ``wait`` is False.
+    Gives False without waiting if another process has it and ``wait`` is False. If there is no lock to be had in the
+    cache, or none within ``PATIENCE_S``, the one that is held is in the folder for temporary files, and keeps apart
+    the processes of this machine.
     """
-    file = _acquire(lock_of(extension), wait)
+    try:
+        file = _acquire(lock_of(extension), PATIENCE_S if wait else 0)
+        if file is None and wait:
+            file = _acquire(_local_lock_of(extension))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        file = _acquire(_local_lock_of(extension), None if wait else 0)
     try:
         yield file is not None
     finally:
@@ -99,17 +159,27 @@ def locked(extension: Path, wait: bool = True) -> Iterator[bool]:
             os.close(file)
 
 
-def _acquire(path: Path, wait: bool) -> int | None:
-    """A descriptor that has ``path`` locked; None if another has it locked and ``wait`` is False."""
+def _local_lock_of(extension: Path) -> Path:
+    folder = _temporary_folder()
+    make(folder)
+    return folder / lock_of(extension).name
+
+
+def _acquire(path: Path, patience: float | None = None) -> int | None:
+    """A descriptor that has ``path`` locked; None if another has it locked after ``patience`` seconds."""
     import fcntl  # what isn't Linux has to be told so first
 
+    end = None if patience is None else time.monotonic() + patience
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if end is None else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(file)
-            return None
+            if end is not None and time.monotonic() >= end:
+                return None
+            time.sleep(_LOOK_AGAIN_S)
+            continue
         except BaseException:
             os.close(file)
             raise
@@ -117,6 +187,9 @@ def _acquire(path: Path, wait: bool) -> int | None:
         if os.fstat(file).st_nlink > 0:
             return file
         os.close(file)
+
+
+_LOOK_AGAIN_S = 0.1
 
 
 # What is in it
@@ -181,9 +254,15 @@ def remove(entry: Entry) -> bool:
     with locked(entry.extension, wait=False) as ours:
         if not ours:
             return False
+        if any(_is_folder(path) and not is_left_over(path) for path in entry.paths):
+            return False
         for path in [*entry.paths, lock_of(entry.extension)]:
-            if path.is_dir() and not path.is_symlink():
+            if _is_folder(path):
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
     return True
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()

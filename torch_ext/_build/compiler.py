@@ -139,6 +139,7 @@ def write_stamp(extension: Path, csrc: Path, torch: stamp.Torch, used: Compiler)
         "state": state if state == config.source_state(csrc) else None,
         "flags": config.compile_flags(),
         "compiler": used._asdict(),
+        "libc": config.libc(),
     }
     stamp.headers_path(extension).write_text("".join(f"{name}\n" for name in reading.headers))
     stamp.stamp_path(extension).write_text(json.dumps(content, indent=1) + "\n")

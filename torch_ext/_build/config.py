@@ -64,6 +64,19 @@ def abi() -> str:
     return extension_suffix().split(".")[1]
 
 
+def libc() -> str:
+    """The C library of this system, such as "glibc 2.36"; "" if it doesn't say."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (OSError, ValueError):
+        return ""
+
+
+def release_numbers(version: str) -> list[int]:
+    """The numbers at the end of ``version``, such as [2, 36], which compare as releases do."""
+    return [int(part) for part in version.rpartition(" ")[2].split(".") if part.isdigit()]
+
+
 def system_headers() -> list[str]:
     """The flags for torch's and Python's headers, as system headers: a warning in one of them is no error."""
     import sysconfig

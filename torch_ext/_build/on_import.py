@@ -19,7 +19,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +66,10 @@ def find(csrc: Path, torch: stamp.Torch, compiler: Compiler | None) -> Path | No
         if f"-{sources[:16]}-" not in extension.name:
             continue
         cache.trusted(extension)
-        fits = compiler is None or stamp.read_stamp(extension).get("compiler") == compiler._asdict()
+        said = stamp.read_stamp(extension)
+        fits = compiler is None or said.get("compiler") == compiler._asdict()
+        # What was compiled with a newer C library, on a machine that shares the cache, can't be loaded.
+        fits = fits and config.release_numbers(said.get("libc", "")) <= config.release_numbers(config.libc())
         if fits and stamp.misfit(extension, torch) is None:
             return extension
     return None
@@ -80,12 +82,12 @@ def compile_now(csrc: Path, torch: stamp.Torch, compiler: Compiler, verbose: boo
     """
     folder = cache.cache_folder().resolve()
     extension = folder / f"{name_of(csrc, torch, compiler)}.so"
-    begun = time.time_ns()
+    before = _file_of(extension)
     try:
         cache.make(folder)
         with _one_at_a_time(extension):
-            # What another process has made while this one waited will do.
-            there = extension.exists() and (not again or extension.stat().st_mtime_ns > begun)
+            # What another process has made while this one waited will do. No clock is asked: a server has its own.
+            there = extension.exists() and (not again or _file_of(extension) != before)
             if not there or stamp.misfit(extension, torch) is not None:
                 _compile(csrc, extension, torch, compiler, verbose)
     except OSError as error:
@@ -96,9 +98,18 @@ def compile_now(csrc: Path, torch: stamp.Torch, compiler: Compiler, verbose: boo
     return cache.trusted(extension)
 
 
+def _file_of(extension: Path) -> tuple[int, int] | None:
+    """Changes if another file takes the place of ``extension``."""
+    try:
+        found = extension.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
 def name_of(csrc: Path, torch: stamp.Torch, compiler: Compiler) -> str:
     """What a build in the cache is called: torch, Python, sources with flags, and the rest of what it depends on."""
-    rest = hashlib.sha256(f"{compiler!r}{torch.identity()}".encode()).hexdigest()[:8]
+    rest = hashlib.sha256(f"{compiler!r}{config.libc()}{torch.identity()}".encode()).hexdigest()[:8]
     abi = config.abi()
     return f"torch{torch.version}-{abi}-{config.source_digest(csrc)[:16]}-{rest}"
 
@@ -121,13 +132,14 @@ def _compile(csrc: Path, extension: Path, torch: stamp.Torch, compiler: Compiler
     if path is None:
         raise ImportError("torch_ext has to be compiled, and ninja was not found. Install it: pip install ninja")
     _remove_killed_builds(extension)
-    folder = Path(tempfile.mkdtemp(prefix=f"{extension.stem}.build-", dir=extension.parent))
+    replaced = _file_of(extension)
+    folder = cache.build_folder(extension)
     _say(f"torch_ext: building for torch {torch.version}, Python {platform.python_version()} ... " + "\n" * verbose)
     start = time.monotonic()
     succeeded = False
     try:
         if _run_compiler(csrc, folder, compiler, path, cache.log_of(extension), verbose):
-            _check_and_keep(csrc, folder / "_C.so", extension, torch, compiler)
+            _check_and_keep(csrc, folder / "_C.so", extension, torch, compiler, replaced)
             succeeded = True
     finally:
         _say(f"{'done' if succeeded else 'failed'} after {time.monotonic() - start:.0f} s\n")
@@ -136,7 +148,14 @@ def _compile(csrc: Path, extension: Path, torch: stamp.Torch, compiler: Compiler
         raise ImportError(_compile_error(torch, compiler, cache.log_of(extension)))
 
 
-def _check_and_keep(csrc: Path, made: Path, extension: Path, torch: stamp.Torch, compiler: Compiler) -> None:
+def _check_and_keep(
+    csrc: Path,
+    made: Path,
+    extension: Path,
+    torch: stamp.Torch,
+    compiler: Compiler,
+    replaced: tuple[int, int] | None,
+) -> None:
     """Moves what was compiled to its place. Raises ImportError if it could not be loaded."""
     config.check_cpp_library(made)
     write_stamp(made, csrc, torch, compiler)
@@ -144,15 +163,36 @@ def _check_and_keep(csrc: Path, made: Path, extension: Path, torch: stamp.Torch,
     if wrong is not None:
         raise ImportError(f"{wrong} Set CXX to a compiler, and TORCH_EXT_CFLAGS to flags, that do as torch's did.")
     # The extension last: what says for what it was built is there when it appears.
-    for place in (stamp.headers_path, stamp.stamp_path, Path):
+    for place in (stamp.headers_path, stamp.stamp_path):
         os.chmod(place(made), 0o600)
         os.replace(place(made), place(extension))
+    os.chmod(made, 0o600)
+    _put(made, extension, replaced)
+
+
+def _put(made: Path, extension: Path, replaced: tuple[int, int] | None) -> None:
+    """Puts the extension in its place, in that of the file ``replaced`` if there was one.
+
+    Another machine may have been quicker. Then its extension stays: NFS takes from under a process what another machine
+    replaces.
+    """
+    if _file_of(extension) == replaced is not None:
+        os.replace(made, extension)
+        return
+    try:
+        os.link(made, extension)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        os.replace(made, extension)
 
 
 def _remove_killed_builds(extension: Path) -> None:
-    """Removes the folders of killed builds, torch's own lock included. The caller holds ours: no build is running."""
+    """Removes the folders of killed builds, torch's own lock included. The caller holds ours: no build runs here."""
     for folder in extension.parent.glob(f"{glob.escape(extension.stem)}.build-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another machine does the same
+            if cache.is_left_over(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: Path, verbose: bool) -> bool:
