@@ -31,7 +31,9 @@ GOALS = {
 }
 
 
-#: The same in instructions.
+#: The same in instructions. The rows of anomaly mode have the notes of every report on; ``noting`` has those of nodes.
+_ANOMALY = {"noting": 1.04, "anomaly": 1.2, "anomaly_nan": 1.4}
+
 INSTRUCTIONS = {
     "2.13": {
         "identity": 0.26,
@@ -40,8 +42,7 @@ INSTRUCTIONS = {
         "setup_context": 0.06,
         "chain": 0.48,
         "view_as": 0.98,
-        "anomaly": 1.04,
-        "anomaly_nan": 1.4,
+        **_ANOMALY,
     },
     "2.15": {
         "identity": 0.50,
@@ -50,8 +51,7 @@ INSTRUCTIONS = {
         "setup_context": 0.07,
         "chain": 0.65,
         "view_as": 0.97,
-        "anomaly": 1.04,
-        "anomaly_nan": 1.4,
+        **_ANOMALY,
     },
 }
 

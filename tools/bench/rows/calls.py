@@ -9,7 +9,9 @@ from functools import partial
 import torch
 from torch.autograd import forward_ad
 
-from .probe import SIZE, Probe, against_stock
+import torch_ext
+
+from .probe import SIZE, Probe, Row, against_stock
 
 COUNTS = (0, 1, 2, 4, 8, 16, 64)  # tensors that a call takes
 
@@ -62,6 +64,15 @@ def saved(base):
     return Probe(lambda: Multiply.apply(x, y), lambda: Multiply.forward(ctx, x, y))
 
 
+INPUTS = 13  # of the calls with many
+
+
+def cat():
+    """A node of torch's own with many inputs, and one output."""
+    inputs = [torch.ones(SIZE, requires_grad=True) for _ in range(INPUTS)]
+    return Probe(lambda: torch.cat(inputs), lambda: torch.cat(inputs))
+
+
 def many(base):
     class FirstAndLast(base):
         @staticmethod
@@ -70,9 +81,9 @@ def many(base):
 
         @staticmethod
         def backward(ctx, first, last):
-            return (first, *[None] * 11, last)
+            return (first, *[None] * (INPUTS - 2), last)
 
-    inputs = [torch.ones(SIZE, requires_grad=True) for _ in range(13)]
+    inputs = [torch.ones(SIZE, requires_grad=True) for _ in range(INPUTS)]
     return Probe(lambda: FirstAndLast.apply(*inputs), lambda: FirstAndLast.forward(None, *inputs))
 
 
@@ -212,6 +223,12 @@ ROWS = (
     against_stock("identity", "overhead: x, the input returned as is", identity),
     against_stock("saved", "overhead: x * y, two saved tensors", saved),
     against_stock("many", "overhead: 13 inputs, 2 outputs", many),
+    Row(
+        "cat",
+        "the same, the reference being torch's own C++ node of torch.cat",
+        cat,
+        partial(many, torch_ext.Function),
+    ),
     against_stock("setup_context", "overhead: setup_context, a default argument", setup_context),
     against_stock("keywords", "overhead: setup_context, a keyword argument", keywords),
     *[against_stock("forward_keywords", "overhead: a keyword argument of forward", keywords_of_forward)]
