@@ -23,7 +23,7 @@ Measure what a call of a custom Function costs on torch_ext and on stock torch.
 Both are timed in one process, in short blocks taken in turns and in random order, with the garbage
 collector off; figures are medians, of CPU time or, on a GPU, of real time. "Overhead" is
 Function.apply less the same forward called directly under no_grad. The reference is stock
-torch.autograd.Function; in the row view_as it is torch's own C++ node, and in those of anomaly mode,
+torch.autograd.Function; in the rows view_as and cat it is a C++ node of torch's own, and in those of anomaly mode,
 which also state its memory, the plain training step.
 
 With --instructions valgrind counts the same rows, on all cores. That is as exact on a busy machine, and takes
