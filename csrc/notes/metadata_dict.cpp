@@ -17,6 +17,7 @@ namespace torch_ext {
 namespace {
 
 Immortal fx_traceback; // the module torch.fx.traceback
+Immortal fx_globals; // its dict
 Immortal preserves_node_meta; // the name of a flag in it
 Immortal trace_key; // ANOMALY_TRACE_KEY
 
@@ -24,7 +25,7 @@ Immortal trace_key; // ANOMALY_TRACE_KEY
 /// one; null unless torch.fx.traceback is preserving stacks.
 Ref preserved_stack() {
   PyObject* module = fx_traceback;
-  Ref preserves = find_item(PyModule_GetDict(module), preserves_node_meta);
+  Ref preserves = find_item(fx_globals, preserves_node_meta);
   if (!preserves) {
     preserves = checked(PyObject_GetAttr(module, preserves_node_meta));
   }
@@ -185,6 +186,7 @@ void init_metadata_dict() {
   trace_key.set(checked(PyUnicode_InternFromString(
       torch::autograd::PyAnomalyMetadata::ANOMALY_TRACE_KEY)));
   fx_traceback.set(checked(PyImport_ImportModule("torch.fx.traceback")));
+  fx_globals.set(checked(PyObject_GetAttrString(fx_traceback, "__dict__")));
 }
 
 } // namespace torch_ext
