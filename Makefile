@@ -20,7 +20,7 @@ SOURCES := $(addprefix torch_ext/_build/,compiler.py config.py stamp.py) $(shell
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test test-distributed test-frameworks docs bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan tsan valgrind clean distclean
+.PHONY: help demo test test-distributed test-frameworks docs bench bench-docs build syntax compile_commands lint fuzz leaks asan ubsan asan_ubsan tsan valgrind clean distclean
 
 help:
 	@echo 'make demo    train a spiking network on stock torch and on torch_ext'
@@ -36,7 +36,7 @@ help:
 	@echo 'make lint    check the code without running it       (ARGS="ruff mypy")'
 	@echo 'make fuzz    run random programs on both           (PROGRAMS=100000, ARGS="--seed 1")'
 	@echo 'make leaks   run each parity scenario 1,000 times   (LEAKS=50, ARGS="-k hooks")'
-	@echo 'make asan, ubsan, tsan and valgrind  run the tests under these: docs/reliability.md'
+	@echo 'make asan, ubsan, asan_ubsan, tsan and valgrind  run the tests under these: docs/reliability.md'
 	@echo 'make clean   remove builds; make distclean removes $(VENV) too'
 	@echo 'PYTHON=$(PYTHON), VENV=$(VENV) and TORCH=$(TORCH) choose the interpreter, the environment and the release of torch.'
 
@@ -125,6 +125,12 @@ asan: build
 # vptr needs the type information of torch's classes, which libtorch_python doesn't export.
 ubsan: build
 	UBSAN_OPTIONS=print_stacktrace=1 $(call sanitize,ubsan,-fsanitize=undefined -fno-sanitize=vptr -fno-sanitize-recover=all) \
+	  -n $(WORKERS) --maxprocesses 8 $(SANITIZED) $(ARGS)
+
+# Both in one build and one run, which takes little longer than either.
+asan_ubsan: build
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(call sanitize,asan,-fsanitize=address \
+	  -fsanitize=undefined -fno-sanitize=vptr -fno-sanitize-recover=all) \
 	  -n $(WORKERS) --maxprocesses 8 $(SANITIZED) $(ARGS)
 
 # Only our code is instrumented, so it sees races between our own accesses.

@@ -75,12 +75,24 @@ void NodeNotes::store_stack() {
   }
   const Gil gil;
   persisting([&] {
-    need_dict();
-    Ref stored = put_stack(dict_);
-    const Ref before = Ref::steal(
-        reinterpret_cast<PyObject*>(
-            std::exchange(traceback_, as_lazy(stored.release()))));
+    const bool is_fresh = dict_ == nullptr ||
+        (!compat::kFreeThreaded && Py_REFCNT(dict_) == 1 &&
+         PyDict_GET_SIZE(dict_) == 0);
+    if (!is_fresh) {
+      replace_traceback(as_lazy(put_stack(dict_).release()));
+      return;
+    }
+    // One that is used again saves making the traceback, and makes up for the
+    // one that is given back.
+    const MetadataDict made = make_dict_with_stack();
+    const Ref before = Ref::steal(std::exchange(dict_, made.dict));
+    replace_traceback(made.traceback);
   });
+}
+
+void NodeNotes::replace_traceback(LazyTraceback* traceback) {
+  const Ref before = Ref::steal(
+      reinterpret_cast<PyObject*>(std::exchange(traceback_, traceback)));
 }
 
 void NodeNotes::assign_parent(const compat::NodePtr& parent_node) {

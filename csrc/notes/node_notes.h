@@ -48,6 +48,8 @@ class NodeNotes final : public compat::PythonMetadata {
  private:
   /// Makes the dict if there was no memory for it. Needs the GIL. Throws.
   void need_dict();
+  /// Takes over a reference, and drops the one that was there.
+  void replace_traceback(LazyTraceback* traceback);
 
   /// The traceback in the dict, if we have put one there; owned.
   LazyTraceback* traceback_ = nullptr;
