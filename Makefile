@@ -114,7 +114,7 @@ leaks: build
 # The interpreter is not built with the sanitizer, so its library is preloaded, and with it C++'s, from which it takes
 # over functions. PYTHONMALLOC lets it see each of Python's blocks.
 library  = $(shell $(CXX) -print-file-name=$(1))
-sanitize = PYTHONMALLOC=malloc LD_PRELOAD='$(call library,lib$(1).so) $(call library,libstdc++.so.6)' \
+sanitize = PYTHONMALLOC=malloc LD_PRELOAD='$(foreach each,$(1),$(call library,lib$(each).so)) $(call library,libstdc++.so.6)' \
 	TORCH_EXT_CFLAGS='$(2) -g1 -fno-omit-frame-pointer -Wno-error' $(PY) -m pytest -p no:cacheprovider
 SANITIZED ?= tests/parity tests/unit/test_hooks.py tests/unit/test_beyond_stock.py tests/reliability/test_threads_stress.py
 
@@ -129,7 +129,7 @@ ubsan: build
 
 # Both in one build and one run, which takes little longer than either.
 asan_ubsan: build
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(call sanitize,asan,-fsanitize=address \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(call sanitize,asan ubsan,-fsanitize=address \
 	  -fsanitize=undefined -fno-sanitize=vptr -fno-sanitize-recover=all) \
 	  -n $(WORKERS) --maxprocesses 8 $(SANITIZED) $(ARGS)
 

@@ -67,8 +67,8 @@ struct Chain {
 constexpr std::size_t kMostReady = 1024;
 Chain ready;
 
-/// What was given back since. A stack without a lock, since a
-/// fork may happen while another thread gives something back.
+/// What was given back without the GIL, until somebody has it. A stack without a
+/// lock, since a fork may happen while another thread gives something back.
 constexpr std::size_t kMostReturned = 64;
 std::atomic<LazyTraceback*> returned = nullptr;
 std::atomic<std::size_t> returned_count = 0;
@@ -93,21 +93,50 @@ bool is_untouched(const MetadataDict& metadata) {
   return item == as_object(metadata.traceback);
 }
 
-/// Makes ready what was given back. Needs the GIL.
+/// Lets go of the stack, and makes the rest ready. Needs the GIL. What is dropped
+/// may run any code, also such as comes here.
+void make_ready(MetadataDict metadata) {
+  const Stack dropped = std::exchange(metadata.traceback->stack, {});
+  if (ready.size < kMostReady) {
+    ready.push(metadata);
+  } else {
+    drop(metadata);
+  }
+}
+
+/// The same for all that was given back. Needs the GIL.
 void take_returned() {
   LazyTraceback* next = returned.exchange(nullptr, std::memory_order_acquire);
   returned_count.store(0, std::memory_order_relaxed);
   while (next != nullptr) {
     LazyTraceback* traceback = std::exchange(next, next->next);
-    const MetadataDict metadata{
-        std::exchange(traceback->dict, nullptr), traceback};
-    // What is dropped may run any code, also such as comes here.
-    const Stack dropped = std::exchange(traceback->stack, {});
-    if (ready.size < kMostReady) {
-      ready.push(metadata);
-    } else {
-      drop(metadata);
-    }
+    make_ready({std::exchange(traceback->dict, nullptr), traceback});
+  }
+}
+
+int py_take_returned(void* /*unused*/) {
+  take_returned();
+  return 0;
+}
+
+/// Keeps it until somebody has the GIL. Called without.
+void put_aside(MetadataDict metadata) {
+  LazyTraceback* traceback = metadata.traceback;
+  traceback->dict = metadata.dict;
+  LazyTraceback* head = returned.load(std::memory_order_relaxed);
+  do {
+    traceback->next = head;
+  } while (!returned.compare_exchange_weak(
+      head, traceback, std::memory_order_release, std::memory_order_relaxed));
+  // The main thread looks at it soon, so that nothing outlives its node for
+  // long. If it is busy elsewhere, not too many may wait for it.
+  const bool is_told =
+      head != nullptr || Py_AddPendingCall(py_take_returned, nullptr) == 0;
+  const std::size_t before =
+      returned_count.fetch_add(1, std::memory_order_relaxed);
+  if (!is_told || before >= kMostReturned) {
+    const Gil gil;
+    take_returned();
   }
 }
 
@@ -156,22 +185,19 @@ Ref put_stack(PyObject* dict) {
 }
 
 void give_back(MetadataDict metadata) noexcept {
-  if (!compat::kFreeThreaded && metadata.traceback != nullptr &&
-      seems_untouched(metadata)) {
-    LazyTraceback* traceback = metadata.traceback;
-    traceback->dict = metadata.dict;
-    traceback->next = returned.load(std::memory_order_relaxed);
-    while (!returned.compare_exchange_weak(
-        traceback->next, traceback, std::memory_order_release)) {
-    }
-    if (returned_count.fetch_add(1, std::memory_order_relaxed) <
-        kMostReturned) {
-      return;
-    }
-    if (const GilIfPythonLives gil; gil) {
-      take_returned();
-    }
-  } else if (const GilIfPythonLives gil; gil) {
+  if (Py_IsInitialized() == 0) {
+    return; // there is nothing left to give it to
+  }
+  const bool can_wait = !compat::kFreeThreaded &&
+      metadata.traceback != nullptr && seems_untouched(metadata);
+  if (can_wait && !has_gil()) {
+    put_aside(metadata);
+    return;
+  }
+  const Gil gil;
+  if (can_wait) {
+    make_ready(metadata);
+  } else {
     drop(metadata);
   }
 }

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
 
 namespace torch_ext {
 
@@ -16,11 +15,13 @@ namespace {
 using Codes = c10::SmallVector<PyCodeObject*, 128>;
 using SharedPath = std::shared_ptr<const CodePath>;
 
-/// The paths that were met last, by hash: a program makes its nodes on few
-/// paths, and a path that is known costs no reference to each of its codes. So
-/// this many codes, at most, outlive their functions.
+/// The paths that were met last, by hash, as long as a stack leads through them:
+/// a program makes its nodes on few paths, and a path that is known costs no
+/// reference to each of its codes. None is kept alive: what torch.compile has
+/// made of a function hangs on its code.
 constexpr std::size_t kPathBits = 8;
-using KnownPaths = std::array<SharedPath, std::size_t{1} << kPathBits>;
+using KnownPaths =
+    std::array<std::weak_ptr<const CodePath>, std::size_t{1} << kPathBits>;
 
 KnownPaths& known_paths() {
   // Never destroyed, since a thread may outlive Python's end.
@@ -63,13 +64,14 @@ SharedPath make_path(const Codes& codes) {
 }
 
 SharedPath path_through(const Codes& codes) {
-  SharedPath dropped; // after the lock is released: code may have weakrefs
   const compat::Lock lock(knowing_paths);
-  SharedPath& slot = known_paths()[hash(codes)];
-  if (!leads_through(slot, codes)) {
-    dropped = std::exchange(slot, make_path(codes));
+  auto& slot = known_paths()[hash(codes)];
+  SharedPath path = slot.lock();
+  if (!leads_through(path, codes)) {
+    path = make_path(codes);
+    slot = path;
   }
-  return slot;
+  return path;
 }
 
 } // namespace
