@@ -35,10 +35,10 @@ ENDS_CALL = "_Py_CheckFunctionResult"
 INTEGER = re.compile(
     r".*(Contains|SetItem|SetItemString|SetSlice|Append|IsTrue|RichCompareBool|IsInstance|AsSsize_t|AsUnsignedLongLong"
     r"|_Size|SetAttrString|Hash|Set_Add|AddFunctions|AddObjectRef|AddStringConstant|Type_Ready|AsStringAndSize"
-    r"|SetContext|SetDestructor)$"
+    r"|SetContext|SetDestructor|AddPendingCall)$"
 )
-#: Allocators set no exception: their callers do.
-SILENT = re.compile(r"PyMem_")
+#: What sets no exception: allocators, whose callers do, and what needs no GIL.
+SILENT = re.compile(r"PyMem_|Py_AddPendingCall")
 #: torch's functions that create Python objects.
 TORCH = re.compile(r"_Z15THPVariable_Wrap|_Z13THPDevice_New|functionToPyObject")
 
