@@ -25,12 +25,11 @@ constexpr DispatchKeySet kCpu(DispatchKey::CPU);
 /// An operator of the check, and the kernels of torch that it runs, in order.
 struct CheckOperator {
   const char* name;
-  std::optional<c10::OperatorHandle> op;
   std::array<TorchKernel, 3> kernels{};
 };
 
-CheckOperator isnan{"aten::isnan", {}, {}};
-CheckOperator is_any_true{"aten::_is_any_true", {}, {}};
+CheckOperator isnan{"aten::isnan"};
+CheckOperator is_any_true{"aten::_is_any_true"};
 
 // The key of our kernels, and what runs in any other case.
 DispatchKey our_key = DispatchKey::Undefined;
@@ -50,12 +49,16 @@ bool is_plain(const CheckOperator& called, const at::Tensor& tensor) {
              [](const TorchKernel& kernel) { return kernel.is_torchs_own(); });
 }
 
+c10::OperatorHandle operator_of(const char* name, const char* overload = "") {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload);
+}
+
 at::Tensor call_otherwise(
     const CheckOperator& called,
     DispatchKeySet keys,
     const at::Tensor& tensor) {
   torch::jit::Stack stack{tensor};
-  observe(called.op.value(), keys, &stack); // it is there, or nobody calls us
+  observe(operator_of(called.name), keys, &stack);
   return stack.front().toTensor();
 }
 
@@ -166,10 +169,6 @@ at::Tensor run_is_any_true(DispatchKeySet keys, const at::Tensor& tensor) {
   return result;
 }
 
-c10::OperatorHandle operator_of(const char* name, const char* overload = "") {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, overload);
-}
-
 } // namespace
 
 std::optional<c10::KernelFunction> nan_check_kernel(
@@ -181,7 +180,6 @@ std::optional<c10::KernelFunction> nan_check_kernel(
   const std::string& name = op.schema().name();
   // What an operator calls on the way it calls below autograd.
   if (name == isnan.name && op.schema().overload_name().empty()) {
-    isnan.op = op;
     isnan.kernels = {
         TorchKernel(op, kCpuKeys),
         TorchKernel(op, kCpu),
@@ -189,7 +187,6 @@ std::optional<c10::KernelFunction> nan_check_kernel(
     return c10::KernelFunction::makeFromUnboxedRuntimeFunction(&run_isnan);
   }
   if (name == is_any_true.name) {
-    is_any_true.op = op;
     is_any_true.kernels = {
         TorchKernel(op, kCpuKeys),
         TorchKernel(op, kCpu),
