@@ -8,6 +8,10 @@
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
 namespace torch_ext {
 
 /// The keys of plain tensors on a CPU.
@@ -40,6 +44,15 @@ class TorchKernel {
   void* const* unboxed_ = nullptr;
   void* function_ = nullptr;
 };
+
+/// Whether that holds for each of several.
+template <std::size_t count>
+bool are_torchs_own(const std::array<TorchKernel, count>& kernels) {
+  return std::all_of(
+      kernels.begin(), kernels.end(), [](const TorchKernel& kernel) {
+        return kernel.is_torchs_own();
+      });
+}
 
 /// Whether operators of this thread go straight to the kernels, but for
 /// `others`: no mode, no transform, no tracer and nobody who watches.

@@ -43,10 +43,7 @@ bool is_plain(const CheckOperator& called, const at::Tensor& tensor) {
       impl->key_set() - c10::autocast_dispatch_keyset == kCpuKeys &&
       !impl->has_symbolic_sizes_strides() &&
       dispatches_plainly(DispatchKeySet(our_key)) &&
-      std::all_of(
-             called.kernels.begin(),
-             called.kernels.end(),
-             [](const TorchKernel& kernel) { return kernel.is_torchs_own(); });
+      are_torchs_own(called.kernels);
 }
 
 c10::OperatorHandle operator_of(const char* name, const char* overload = "") {

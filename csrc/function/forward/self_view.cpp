@@ -14,7 +14,6 @@
 #include <ATen/ops/view_native.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 
-#include <algorithm>
 #include <array>
 
 namespace torch_ext {
@@ -29,13 +28,6 @@ using c10::DispatchKeySet;
 struct Kind {
   DispatchKeySet keys;
   std::array<TorchKernel, 4> kernels{};
-
-  bool is_torchs_own() const {
-    return std::all_of(
-        kernels.begin(), kernels.end(), [](const TorchKernel& kernel) {
-          return kernel.is_torchs_own();
-        });
-  }
 };
 
 constexpr DispatchKeySet kCudaKeys(
@@ -54,7 +46,7 @@ bool has_direct_view(const at::Tensor& tensor) {
     if (keys == kind.keys) {
       return !impl->has_symbolic_sizes_strides() && dispatches_plainly() &&
           !c10::AutogradState::get_tls_state().get_view_replay_enabled() &&
-          kind.is_torchs_own();
+          are_torchs_own(kind.kernels);
     }
   }
   return false;
