@@ -111,13 +111,14 @@ def test_a_probe_is_its_call_less_its_floor_by_unit(ticking):
 
 
 def test_a_probe_is_called_before_it_is_counted_and_often_enough(ticking):
-    calls = []
-    counting.count(lambda: Probe(ticking.taking(75_000, calls)), ticking)
-    number = counting.ENOUGH // 80_000
-    assert len(calls) == 1 + 1 + number + number + 2 * number
-    calls.clear()
-    counting.count(lambda: Probe(ticking.taking(10 * counting.ENOUGH, calls)), ticking)
-    assert len(calls) == 1 + 1 + 1 + 1 + 2
+    for instructions, number in (
+        (75_000, counting.ENOUGH // 80_000),
+        (counting.ENOUGH, counting.FEW),
+        (counting.TOO_LONG, 1),  # and 5,000 for reading the clock
+    ):
+        calls = []
+        counting.count(lambda: Probe(ticking.taking(instructions, calls)), ticking)
+        assert len(calls) == 1 + 1 + number + number + 2 * number
 
 
 def test_the_clock_reads_what_callgrind_writes(tmp_path, monkeypatch):
@@ -327,7 +328,7 @@ def test_the_file_has_every_row_of_torch_2_13():
 @pytest.fixture
 def counted(monkeypatch, tmp_path):
     """The command with these counts, and a file of ratios for it."""
-    for name in ("check", "update"):
+    for name in ("check", "risen", "update"):
         monkeypatch.setattr(baseline, name, partial(getattr(baseline, name), file=tmp_path / "ratios.json"))
     ratios = {}
 
@@ -356,6 +357,38 @@ def test_check_fails_where_a_ratio_rises(counted, capsys):
     assert counted(chain=0.53, many=0.3) == 0
     # With --update what is written is good from then on.
     assert [counted("--check", "--update", chain=0.53, many=0.3) for _ in range(2)] == [1, 0]
+
+
+def test_what_seems_to_have_risen_is_counted_again(counted, monkeypatch, capsys):
+    def counting(*ratios):
+        """Count with these ratios, one count after the other."""
+        left, asked = list(ratios), []
+
+        def count(names, on_row):
+            asked.append(names)
+            now = left.pop(0)
+            return {name: Count(40_000, 40_000 * now[name]) for name in names}
+
+        monkeypatch.setattr(cli, "count_instructions", count)
+        return asked
+
+    def run(*arguments):
+        return main(["--instructions", "--no-times", "--rows", "chain", "many", *arguments])
+
+    counted("--update", chain=0.5, many=0.3)
+    high, low, higher = {"chain": 0.53, "many": 0.3}, {"chain": 0.51}, {"chain": 0.54}
+    asked = counting(high, low)
+    assert run("--check") == 0
+    assert asked == [["many", "chain"], ["chain"]]
+    capsys.readouterr()
+    asked = counting(high, higher, higher)
+    assert run("--check") == 1
+    assert len(asked) == cli.COUNTS
+    assert "chain has risen from 0.500 to 0.530" in capsys.readouterr().err  # the lowest of the three
+    # Nobody asked what has risen.
+    asked = counting(high)
+    assert run() == 0
+    assert len(asked) == 1
 
 
 def test_check_passes_where_nothing_is_checked_in(counted, capsys):

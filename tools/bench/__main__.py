@@ -17,6 +17,8 @@ from .memory import measure_memory
 from .report import to_json
 from .rows import ROWS
 
+COUNTS = 3  # how often a row is counted before --check believes that it has risen
+
 DESCRIPTION = """\
 Measure what a call of a custom Function costs on torch_ext and on stock torch.
 
@@ -120,14 +122,31 @@ def progress(title, total):
         yield lambda: bar.advance(task)
 
 
+def count_rows(rows, options):
+    """Return the rows' instructions. For --check those that seem to have risen are counted up to three times.
+
+    Where objects lie in memory decides how long some searches take, which makes up to a percent: what has really
+    risen has so each time.
+    """
+    counts, names = {}, [row.name for row in rows]
+    for _ in range(COUNTS if options.check else 1):
+        with progress("counting", len(names)) as advance:
+            again = count_instructions(names, advance)
+        for name, counted in again.items():
+            counts[name] = min(counted, counts.get(name, counted), key=lambda each: each.ratio)
+        names = baseline.risen(to_json(rows, counts=counts))
+        if not names:
+            break
+    return counts
+
+
 def measure_here(options):
     """Return the outcome in this interpreter, as ``to_json`` has it."""
     rows = chosen_rows(options)
     torch.set_num_threads(options.threads)
     counts, results, memory = {}, {}, None
     if options.instructions:
-        with progress("counting", len(rows)) as advance:
-            counts = count_instructions([row.name for row in rows], advance)
+        counts = count_rows(rows, options)
     if options.times:
         with progress("measuring", options.rounds) as advance:
             timed = [row for row in rows if row.is_timed]

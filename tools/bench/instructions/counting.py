@@ -23,6 +23,9 @@ from ..rows import ROWS
 from .clock import Instructions
 
 ENOUGH = 8_000_000  # instructions that N calls shall have
+# One call of a training step differs from the next by half a percent, so that N is this, unless it takes too long.
+FEW = 4
+TOO_LONG = 80_000_000
 
 
 def count(make, clock):
@@ -35,10 +38,15 @@ def count(make, clock):
 def per_call(call, grad_mode, context, clock):
     warming, counting = (Block(call, grad_mode, each, context) for each in (process_time, clock))
     warming.run(1)
-    number = math.ceil(ENOUGH / counting.run(1))
+    number = calls_to_count(counting.run(1))
     warming.run(number)
     once = counting.run(number)
     return (counting.run(2 * number) - once) / number
+
+
+def calls_to_count(instructions):
+    """How many calls of so many instructions are counted."""
+    return max(math.ceil(ENOUGH / instructions), min(FEW, int(TOO_LONG / instructions)))
 
 
 def load(row):
