@@ -39,8 +39,8 @@
 #include <utility>
 #include <vector>
 
-#if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x030F0000
-#error "torch_ext knows Python 3.10 to 3.14"
+#if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x03100000
+#error "torch_ext knows Python 3.10 to 3.15"
 #endif
 
 #if TORCH_VERSION_MAJOR != 2 || TORCH_VERSION_MINOR < 11 || \
@@ -522,7 +522,10 @@ inline void need_no_gil(PyObject* /*module*/) {}
 /// The version tag of a type; 0 if it has none. No two types have the same tag,
 /// and a type loses its tag when it or one of its bases is changed.
 inline unsigned int type_version(const PyTypeObject* type) {
-#if PY_VERSION_HEX >= 0x030D0000
+#ifdef Py_GIL_DISABLED
+  // Another thread may be changing the type.
+  return __atomic_load_n(&type->tp_version_tag, __ATOMIC_ACQUIRE);
+#elif PY_VERSION_HEX >= 0x030D0000
   return type->tp_version_tag;
 #else
   return PyType_HasFeature(

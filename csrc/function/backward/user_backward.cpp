@@ -8,6 +8,8 @@
 #include <python/error.h>
 #include <python/names.h>
 
+#include <cstddef>
+#include <iterator>
 #include <utility>
 
 namespace torch_ext {
@@ -41,38 +43,63 @@ bool is_false(PyObject* cls, PyObject* name) {
   return value.get() == Py_False;
 }
 
-/// The backward or vjp of a class, whichever it has, as it stands in a dict.
-/// Borrowed from the class.
-TypeCache<PyObject*> backward_cache;
+/// The backward or vjp of a class, whichever it has.
+struct CachedBackward {
+  PyObject* name = nullptr;
+  PyObject* function =
+      nullptr; // as it stands in a dict; borrowed from the class
+};
 
-/// Remembers that `backward` was found since `cls` had the tag `version`. All
-/// that was looked at has to be in the class, plain and the same every time.
+using BackwardCache = TypeCache<CachedBackward>;
+
+/// Remembers that `backward` was found since `cls` had this version. All that
+/// was looked at has to be in the class, plain and the same every time.
 void remember_backward(
     PyTypeObject* cls,
-    unsigned int version,
+    ClassVersion version,
     PyObject* backward) {
-  backward_cache.forget(cls);
-  if (!backward_cache.is_storable(cls, version) ||
+  BackwardCache::here().forget(cls);
+  if (!BackwardCache::is_storable(cls, version) ||
       PyType_IsSubtype(cls, torch_own.function.as_type()) == 0 ||
       !has_plain_attributes(
           cls, {names.backward, names.vjp, names.boxed_grads_call})) {
     return;
   }
   Ref flag = compat::type_lookup(cls, names.boxed_grads_call);
-  Ref candidates[] = {
+  PyObject* candidates[] = {names.backward, names.vjp};
+  Ref functions[] = {
       compat::type_lookup(cls, names.backward),
       compat::type_lookup(cls, names.vjp)};
   const bool unboxed =
       flag ? flag.get() == Py_False : !torch_own.get_user_fn && !backport_apply;
-  if (!unboxed || !is_stable(candidates[0]) || !is_stable(candidates[1])) {
+  if (!unboxed || !is_stable(functions[0]) || !is_stable(functions[1])) {
     return;
   }
-  for (const Ref& candidate : candidates) {
-    if (resolve(Ref::share(candidate.get()), cls).get() == backward) {
-      backward_cache.store(cls, candidate.get());
+  for (size_t i = 0; i < std::size(candidates); ++i) {
+    PyObject* function = functions[i].get();
+    if (resolve(Ref::share(function), cls).get() == backward) {
+      BackwardCache::here().store(cls, version, {candidates[i], function});
       return;
     }
   }
+}
+
+/// What is remembered of `cls`; null if nothing is. Throws what __get__ raises.
+Ref recall_backward(PyTypeObject* cls) {
+  const CachedBackward* known = BackwardCache::here().find(cls);
+  if (known == nullptr) {
+    return Ref();
+  }
+  Ref function;
+  if constexpr (compat::kFreeThreaded) {
+    function = compat::type_lookup(cls, known->name);
+    if (!function || !BackwardCache::here().is_current(cls)) {
+      return Ref();
+    }
+  } else {
+    function = Ref::share(known->function);
+  }
+  return resolve(std::move(function), cls);
 }
 
 } // namespace
@@ -94,13 +121,12 @@ Ref find_user_backward(PyObject* grad_fn) {
   }
   auto* type = PyType_Check(cls.get()) ? cls.as_type() : nullptr;
   if (type != nullptr) {
-    if (PyObject* const* known = backward_cache.find(type)) {
-      return resolve(Ref::share(*known), type);
+    if (Ref known = recall_backward(type)) {
+      return known;
     }
-    // Gives the class a version tag.
-    compat::type_lookup(type, names.backward);
   }
-  const unsigned int version = type != nullptr ? compat::type_version(type) : 0;
+  const ClassVersion version =
+      type != nullptr ? ClassVersion::give(type) : ClassVersion();
   if ((torch_own.get_user_fn || backported) &&
       !is_false(cls.get(), names.boxed_grads_call)) {
     return Ref();

@@ -22,9 +22,11 @@ namespace {
 Immortal backport_class;
 Immortal backports_of_ctx;
 
-/// What read_class() has found. Its references are borrowed from the class.
+/// What read_class() has found. Its references are borrowed from the class, but
+/// for ctx_type, which backward_cls keeps.
 struct CachedClass {
   PyObject* forward = nullptr; // as it stands in a dict, before its __get__
+  PyObject* backward_cls = nullptr;
   PyObject* ctx_type = nullptr;
   bool separate_setup = false;
   bool clear_saved_tensors_on_access = false;
@@ -32,7 +34,7 @@ struct CachedClass {
   bool takes_keywords = true;
 };
 
-TypeCache<CachedClass> class_cache;
+using ClassCache = TypeCache<CachedClass>;
 
 /// The value of a flag; null, and no exception, if it can't be had: torch says
 /// that the flag is missing, whatever the lookup raised. MemoryError is thrown.
@@ -92,17 +94,17 @@ bool is_overridden(PyObject* setup_context) {
 
 /// Remembers `record`, or forgets what was remembered of `cls`.
 ///
-/// `record` was read since the class had the tag `version`. It may be used
-/// again only if the class has that tag still, no code of the user's takes part
+/// `record` was read since the class had this version. It may be used again
+/// only if the class has it still, no code of the user's takes part
 /// in the lookups, and each value is the same every time: else a look at the
 /// tag would not tell that a value has changed. `forward` may be any
 /// descriptor, since its __get__ is called each time.
 void remember(
     PyTypeObject* cls,
-    unsigned int version,
+    ClassVersion version,
     const ClassRecord& record) {
-  class_cache.forget(cls);
-  if (!class_cache.is_storable(cls, version) ||
+  ClassCache::here().forget(cls);
+  if (!ClassCache::is_storable(cls, version) ||
       !has_plain_attributes(
           cls,
           {names.forward,
@@ -125,14 +127,45 @@ void remember(
        !is_constant(compat::type_lookup(cls, names.boxed_grads_call)))) {
     return;
   }
-  class_cache.store(
+  ClassCache::here().store(
       cls,
+      version,
       {forward.get(),
+       backward_cls.get(),
        record.ctx_type.get(),
        record.separate_setup,
        record.clear_saved_tensors_on_access,
        record.boxed_grads_call,
        record.takes_keywords});
+}
+
+/// Fills `record` with what is remembered of `cls`; returns false if nothing is.
+/// Throws what the __get__ of forward raises.
+bool recall(PyTypeObject* cls, ClassRecord& record) {
+  const CachedClass* found = ClassCache::here().find(cls);
+  if (found == nullptr) {
+    return false;
+  }
+  const CachedClass known = *found;
+  Ref forward;
+  Ref backward_cls;
+  if constexpr (compat::kFreeThreaded) {
+    forward = compat::type_lookup(cls, names.forward);
+    backward_cls = compat::type_lookup(cls, names._backward_cls);
+    if (!forward || backward_cls.get() != known.backward_cls ||
+        !ClassCache::here().is_current(cls)) {
+      return false;
+    }
+  } else {
+    forward = Ref::share(known.forward);
+  }
+  record.ctx_type = Ref::share(known.ctx_type);
+  record.separate_setup = known.separate_setup;
+  record.clear_saved_tensors_on_access = known.clear_saved_tensors_on_access;
+  record.boxed_grads_call = known.boxed_grads_call;
+  record.takes_keywords = known.takes_keywords;
+  record.forward = resolve(std::move(forward), cls);
+  return true;
 }
 
 } // namespace
@@ -144,21 +177,13 @@ void init_class_records() {
 ClassRecord read_class(PyObject* object) {
   auto* cls = reinterpret_cast<PyTypeObject*>(object);
   ClassRecord record;
-  if (const CachedClass* known = class_cache.find(cls)) {
-    record.ctx_type = Ref::share(known->ctx_type);
-    record.separate_setup = known->separate_setup;
-    record.clear_saved_tensors_on_access = known->clear_saved_tensors_on_access;
-    record.boxed_grads_call = known->boxed_grads_call;
-    record.takes_keywords = known->takes_keywords;
-    record.forward = resolve(Ref::share(known->forward), cls);
+  if (recall(cls, record)) {
     return record;
   }
   record.ctx_type =
       ctx_type_for(cls, has_backports(cls) ? backports_of_ctx.get() : nullptr);
-  // The lookup gives the class a version tag, which code that runs below may
-  // take away again.
-  compat::type_lookup(cls, names.forward);
-  unsigned int version = compat::type_version(cls);
+  // Code that runs below may take the tags away again.
+  const ClassVersion version = ClassVersion::give(cls);
   record.has_flags = read_flag(
                          object,
                          names.clear_saved_tensors_on_access,
