@@ -18,7 +18,7 @@ from pathlib import Path
 SUPPORTED_TORCH = ("2.11", "2.12", "2.13", "2.14", "2.15")
 MINIMUM_PYTHON = (3, 10)
 #: csrc reads CPython's own structures, which change with each release.
-NEWEST_PYTHON = (3, 14)
+NEWEST_PYTHON = (3, 15)
 
 #: NDEBUG as in torch's own wheels: the inline functions of its headers depend on
 #: it, and have to be the same in both.
