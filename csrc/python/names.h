@@ -15,6 +15,7 @@ namespace torch_ext {
   X(clear_saved_tensors_on_access) \
   X(forward)                       \
   X(generation)                    \
+  X(input_grad_buffers)            \
   X(is_traceable)                  \
   X(name)                          \
   X(opaque_objects)                \

@@ -494,7 +494,7 @@ def what_stands_for_one_output(s):
 @scenario
 def one_output_under_the_tracer(s):
     Identity = make_identity(s)
-    for label, function in (("input", Identity.apply), ("more", lambda x: Identity.apply(x * 2, 3) + 1)):
+    for label, function in (("input", lambda x: Identity.apply(x)), ("more", lambda x: Identity.apply(x * 2, 3) + 1)):
         traced = torch.jit.trace(function, s.randn(2, requires_grad=True), check_trace=False)
         s.record(label, str(traced.graph).count("^"), [str(node.kind()) for node in traced.graph.nodes()])
 

@@ -221,6 +221,23 @@ int set_backward_cls(PyObject* self, PyObject* value, void*) {
   return Py_TYPE(inherited.get())->tp_descr_set(inherited.get(), self, value);
 }
 
+// --- What torch reads from its own member ------------------------------------
+
+/// torch's own getter, which looks at base.is_variable_input.
+PyObject* get_input_grad_buffers(PyObject* self, void*) {
+  return to_slot([self] {
+    Ctx& ctx = as_ctx(self);
+    ctx.base.is_variable_input = ctx.are_tensors().to_vector();
+    Ref inherited =
+        compat::type_lookup(&THPFunctionType, names.input_grad_buffers);
+    return checked(Py_TYPE(inherited.get())
+                       ->tp_descr_get(
+                           inherited.get(),
+                           self,
+                           reinterpret_cast<PyObject*>(Py_TYPE(self))));
+  });
+}
+
 } // namespace
 
 #define TORCH_EXT_ATTRIBUTE(name, get, set) \
@@ -266,6 +283,22 @@ Ref new_output_grad_dtypes() {
       PyDoc_STR("What set_output_grad_dtype() was given; None before."),
       nullptr};
   return checked(PyDescr_NewGetSet(&CtxType, &definition));
+}
+
+void add_input_grad_buffers() {
+  if (!compat::type_lookup(&THPFunctionType, names.input_grad_buffers)) {
+    return; // torch 2.14 and older
+  }
+  static PyGetSetDef definition = {
+      "input_grad_buffers",
+      Guarded<get_input_grad_buffers>::call,
+      nullptr,
+      nullptr,
+      nullptr};
+  Ref getter = checked(PyDescr_NewGetSet(&CtxType, &definition));
+  check_status(
+      PyDict_SetItem(CtxType.tp_dict, names.input_grad_buffers, getter.get()));
+  PyType_Modified(&CtxType);
 }
 
 } // namespace torch_ext

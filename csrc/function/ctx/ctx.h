@@ -136,6 +136,10 @@ void note_tensors(Ctx& ctx, const Flags& is_tensor);
 /// Throws if there is no memory.
 Ref needs_input_grad(Ctx& ctx);
 
+/// Gives CtxType its attribute input_grad_buffers, if this torch has that.
+/// Throws if there is no memory.
+void add_input_grad_buffers();
+
 /// The descriptor of ctx.output_grad_dtypes, for a torch whose ctx has none.
 Ref new_output_grad_dtypes();
 

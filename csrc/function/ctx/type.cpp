@@ -88,6 +88,7 @@ void init_ctx_types() {
   CtxType.tp_getset = ctx_attributes;
   CtxType.tp_methods = ctx_methods;
   check_status(PyType_Ready(&CtxType));
+  add_input_grad_buffers();
 }
 
 } // namespace torch_ext
