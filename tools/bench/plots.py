@@ -77,3 +77,14 @@ def draw_overheads(outcome, names, path):
     finish(axes)
     axes.grid(visible=False, axis="y")
     save(figure, path)
+
+
+def draw_scaling(outcome, folder):
+    """Write scaling.svg, of what tools.bench.scaling prints, into ``folder``."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, (title, measured) in zip(figure.subplots(1, 2), outcome["classes"].items(), strict=True):
+        counts = [each["threads"] for each in measured]
+        values = {side: [each[side] for each in measured] for side in SIDES}
+        draw_lines(axes, counts, values, title=title, xlabel="threads", ylabel="chains in a second")
+        axes.set_xticks(counts)
+    save(figure, folder / "scaling.svg")
