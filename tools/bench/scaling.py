@@ -62,7 +62,7 @@ def throughput(runs, seconds):
     def work(index):
         run, count = runs[index], 0
         barrier.wait()
-        while not stop.is_set():
+        while count == 0 or not stop.is_set():
             run()
             count += 1
         done[index] = count
