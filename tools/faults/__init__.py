@@ -35,7 +35,7 @@ ENDS_CALL = "_Py_CheckFunctionResult"
 INTEGER = re.compile(
     r".*(Contains|SetItem|SetItemString|SetSlice|Append|IsTrue|RichCompareBool|IsInstance|AsSsize_t|AsUnsignedLongLong"
     r"|_Size|SetAttrString|Hash|Set_Add|AddFunctions|AddObjectRef|AddStringConstant|Type_Ready|AsStringAndSize"
-    r"|SetContext|SetDestructor|AddPendingCall)$"
+    r"|SetContext|SetDestructor|AddPendingCall|Dict_GetItemRef|SetDefaultRef|Weakref_GetRef|GetOptionalAttr|SetGIL)$"
 )
 #: What sets no exception: allocators, whose callers do, and what needs no GIL.
 SILENT = re.compile(r"PyMem_|Py_AddPendingCall")
