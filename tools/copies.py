@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .interpreters import find_interpreter
+from .interpreters import find_interpreter, install_interpreter
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_COPIED = shutil.ignore_patterns(
@@ -35,12 +35,14 @@ class Copy:
 
     def create(self):
         """Makes the copy anew; its environment comes with ``make``."""
-        self.interpreter = find_interpreter(self.python)
-        if self.interpreter is None:
-            raise StepFailed("no such interpreter")
         self.remove()
-        shutil.copytree(ROOT, self.path, ignore=NOT_COPIED)
+        self.path.mkdir(parents=True)
         self.log.write_text("")
+        self.interpreter = find_interpreter(self.python) or install_interpreter(self.python, self.attempt)
+        if self.interpreter is None:
+            self.remove()
+            raise StepFailed("no such interpreter")
+        shutil.copytree(ROOT, self.path, ignore=NOT_COPIED, dirs_exist_ok=True)
 
     def remove(self):
         """Removes all but the log."""
@@ -61,9 +63,14 @@ class Copy:
 
         It has to succeed, or to have written the file ``made``.
         """
-        process = subprocess.run(command, cwd=self.path, capture_output=True, check=False, text=True)
-        with self.log.open("a") as log:
-            log.write(f"$ {' '.join(command)}\n{process.stdout}{process.stderr}\n")
+        process = self.attempt(command)
         if process.returncode != 0 and not (made is not None and made.exists()):
             raise StepFailed(f"{step} failed, see {self.log}")
         return process.stdout
+
+    def attempt(self, command):
+        """Runs a command in the copy, whose log gets the output, and returns the completed process."""
+        process = subprocess.run(command, cwd=self.path, capture_output=True, check=False, text=True)
+        with self.log.open("a") as log:
+            log.write(f"$ {' '.join(command)}\n{process.stdout}{process.stderr}\n")
+        return process

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tools import copies
-from tools.interpreters import find_interpreter, version_of
+from tools.interpreters import find_interpreter, install_interpreter, version_of
 from tools.matrix import __main__ as cli
 from tools.matrix.cell import Cell, Run
 from tools.matrix.report import to_table
@@ -89,26 +89,74 @@ def test_the_copy_can_be_kept(checkout, tmp_path):
     assert (runs.copy.path / "tests.xml").exists()
 
 
-def test_no_interpreter(tmp_path):
+def test_no_interpreter(tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "install_interpreter", lambda version, run: None)
     cell = Cell("2.13.0", "3.99")
     Run(cell, tmp_path, workers=1).run()
     assert cell.failure == "no such interpreter" and not cell.good
 
 
+def test_an_interpreter_that_is_missing_is_installed(checkout, tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "find_interpreter", lambda version: None)
+    monkeypatch.setattr(copies, "install_interpreter", lambda version, run: run(["echo", version]) and sys.executable)
+    cell, runs = run(tmp_path)
+    assert not cell.failure
+    assert "$ echo 3.11\n3.11\n" in runs.copy.log.read_text()
+
+
 def test_the_running_interpreter_is_found():
-    assert version_of(find_interpreter(platform.python_version())) == sys.version_info[:3]
+    free = "t" * version_of(sys.executable).free
+    assert version_of(find_interpreter(platform.python_version() + free)).numbers == sys.version_info[:3]
     assert find_interpreter("3.99") is None
 
 
-def test_the_newest_of_pyenv_is_found(tmp_path, monkeypatch):
-    for version in ("3.98.2", "3.98.10", "3.98.9"):
-        path = tmp_path / "versions" / version / "bin" / "python"
+@pytest.fixture
+def make_python(tmp_path, monkeypatch):
+    """Makes what looks like pyenv's or uv's Python of a version; nothing else is found."""
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "uv"))
+    places = {"pyenv": "versions/{}/bin/python", "uv": "cpython-{}-linux/bin/python3"}
+
+    def make(tool, version):
+        path = tmp_path / tool / places[tool].format(version)
         path.parent.mkdir(parents=True)
         path.write_text(f"#!/bin/sh\necho {version}\n")
         path.chmod(0o755)
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    assert find_interpreter("3.98") == str(tmp_path / "versions" / "3.98.10" / "bin" / "python")
-    assert find_interpreter("3.98.9") == str(tmp_path / "versions" / "3.98.9" / "bin" / "python")
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize("tool", ["pyenv", "uv"])
+def test_the_newest_of_those_installed_is_found(make_python, tool):
+    made = {version: make_python(tool, version) for version in ("3.98.2", "3.98.10", "3.98.9", "3.98.11t")}
+    assert find_interpreter("3.98") == made["3.98.10"]
+    assert find_interpreter("3.98.9") == made["3.98.9"]
+    assert find_interpreter("3.98t") == find_interpreter("3.98.11t") == made["3.98.11t"]
+    assert find_interpreter("3.98.9t") is None
+
+
+@pytest.mark.parametrize("version", ["3", "3.14.1.2", "3.14d", "t3.14", ""])
+def test_a_version_that_is_none(version):
+    with pytest.raises(ValueError, match=r"is written 3\.14, 3\.14\.2 or"):
+        find_interpreter(version)
+
+
+def test_a_tool_installs_what_is_missing(make_python, monkeypatch):
+    there, asked, can = {"uv", "pyenv"}, [], {"pyenv"}
+    which = "tools.interpreters.shutil.which"
+    monkeypatch.setattr(which, lambda name: name if name in there else None)
+
+    def execute(command):
+        asked.append(command)
+        if command[0] in can:
+            make_python(command[0], "3.98.1t")
+
+    assert install_interpreter("3.98t", execute).endswith("3.98.1t/bin/python")
+    assert asked == [["uv", "python", "install", "3.98t"], ["pyenv", "install", "--skip-existing", "3.98t"]]
+    there.clear(), asked.clear()
+    assert install_interpreter("3.96", execute) is None
+    assert asked == []
 
 
 def test_interpreters_that_do_not_run(tmp_path):
@@ -141,5 +189,5 @@ def test_the_command(monkeypatch, capsys, tmp_path, failed, status):
 def test_its_options():
     options = cli.parse_options(["--pytest=-k 'a or b'", "--bench=--quick"])
     assert options.pytest == ["-k", "a or b"] and options.bench == ["--quick"]
-    assert options.python == ["3.10", "3.11", "3.12", "3.13"]
+    assert options.python == ["3.10", "3.11", "3.12", "3.13", "3.14"]
     assert cli.parse_options(["--no-bench"]).bench is None

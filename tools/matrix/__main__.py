@@ -20,7 +20,8 @@ Build torch_ext with each release of torch on each release of Python, run its te
 print one table.
 
 Each pair gets a copy of the checkout with an environment of its own (make build), one after the other; all
-but its log is removed afterwards. An interpreter is looked for on PATH and among pyenv's. pip's own settings
+but its log is removed afterwards. An interpreter is looked for on PATH and among pyenv's and uv's; one that is
+missing is installed by uv or pyenv, if either is there. "3.14t" is Python without a GIL. pip's own settings
 (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL ...) say where packages come from. A torch with CUDA libraries takes several
 gigabytes, and runs if there is no GPU too.
 """
@@ -30,7 +31,7 @@ def parse_options(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m tools.matrix", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    torches, pythons = ["2.11.0", "2.13.0", "2.15.0"], ["3.10", "3.11", "3.12", "3.13"]
+    torches, pythons = ["2.11.0", "2.13.0", "2.15.0"], ["3.10", "3.11", "3.12", "3.13", "3.14"]
     parser.add_argument("--torch", nargs="+", default=torches, metavar="X.Y.Z", help=f"default: {' '.join(torches)}")
     parser.add_argument("--python", nargs="+", default=pythons, metavar="X.Y", help=f"default: {' '.join(pythons)}")
     parser.add_argument("--folder", help="where the copies and logs go (default: a new temporary folder)")
