@@ -5,6 +5,7 @@ A life ends with exit status 0 and nothing on stderr, unless :mod:`test_process_
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import multiprocessing
@@ -51,6 +52,18 @@ class Copy(torch_ext.Function):
     @staticmethod
     def backward(ctx, grad):
         return grad
+
+
+def leave_once_released(nodes):
+    """End the process once what these weak references refer to is gone, without an end of the interpreter.
+
+    Deep down backward runs on threads of the engine's own, which release their nodes later. The interpreter's end ends
+    those that are still at it, on stock torch too, and with C++ on their stacks that ends the process. Nothing says
+    when they are done.
+    """
+    while any(node() is not None for node in nodes):
+        time.sleep(0.01)
+    os._exit(0)
 
 
 def leaf():
@@ -225,8 +238,9 @@ def clears_the_type_cache():
             assert torch.equal(Double.apply(x), x * number)
 
 
-def drops_hooks_after_a_subinterpreter():
-    """From then on PyGILState_Check() is always true, even while torch has released the GIL to free a tensor."""
+@contextlib.contextmanager
+def subinterpreter():
+    """Another interpreter, in which code has run."""
     try:
         import _interpreters as interpreters
     except ImportError:  # up to Python 3.12
@@ -236,7 +250,14 @@ def drops_hooks_after_a_subinterpreter():
         interpreters.exec(other, "pass")
     else:
         interpreters.run_string(other, "pass")
+    yield
     interpreters.destroy(other)
+
+
+def drops_hooks_after_a_subinterpreter():
+    """From then on PyGILState_Check() is always true, even while torch has released the GIL to free a tensor."""
+    with subinterpreter():
+        pass
     ended = []
     for number in range(100):
 
@@ -251,6 +272,49 @@ def drops_hooks_after_a_subinterpreter():
         del x, y
     gc.collect()
     assert len(ended) == 200, ended
+
+
+def backward_is_refused_after_a_subinterpreter():
+    """torch's engine believes that its caller holds the GIL then, on any thread. That is all that happens."""
+    said = []
+
+    def attempt(base):
+        class Square(base):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save_for_backward(x)
+                return x * x
+
+            @staticmethod
+            def backward(ctx, grad):
+                (x,) = ctx.saved_tensors
+                return 2 * x * grad
+
+        def run():
+            x = leaf()
+            y = Square.apply(x).sum()
+            try:
+                y.backward()
+                said.append(x.grad.tolist())
+            except RuntimeError as error:
+                said.append(str(error))
+
+        run()
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+
+    def on_both():
+        said.clear()
+        attempt(torch.autograd.Function)
+        attempt(torch_ext.Function)
+        return said[:]
+
+    assert on_both() == [[2.0, 4.0]] * 4
+    with subinterpreter():
+        while_there_is_one = on_both()
+    for refused in (while_there_is_one, on_both()):
+        assert len(set(refused)) == 1 and "autograd engine was called while holding the GIL" in refused[0], refused
 
 
 def imports_again():
@@ -388,12 +452,7 @@ def re_enters_deeply():
     x = leaf()
     Nested.apply(x, 150).sum().backward()
     assert x.grad.tolist() == [151.0, 151.0], x.grad
-    # Deep down backward runs on threads of the engine's own, which release their nodes later. The interpreter's end
-    # ends those that are still at it, on stock torch too, and with C++ on their stacks that ends the process. Nothing
-    # says when they are done, so the interpreter has no end here.
-    while any(node() is not None for node in nodes):
-        time.sleep(0.01)
-    os._exit(0)
+    leave_once_released(nodes)
 
 
 # As little as Python itself needs: from 3.13 on it deallocates nested objects by recursion to a depth of thousands,

@@ -20,6 +20,7 @@ ENDS_WELL = (
     "drops_a_million_nodes",
     "clears_the_type_cache",
     "drops_hooks_after_a_subinterpreter",
+    "backward_is_refused_after_a_subinterpreter",
 )
 
 LONG = (
