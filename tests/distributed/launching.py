@@ -105,7 +105,7 @@ class Ranks:
     def _receive(self, rank):
         try:
             return self._connections[rank].recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._processes[rank].join()
             return Outcome(status=self._processes[rank].exitcode)
 

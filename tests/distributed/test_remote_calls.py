@@ -40,6 +40,7 @@ def remote_calls(ranks):
 @on_ranks(device="cpu")
 def a_graph_that_goes_through_another_process(s):
     _square.append(make_square(s.Function))
+    dist.barrier()  # the other one has it too
     if dist.get_rank() == 0:
         x = s.randn(3, requires_grad=True)
         s.record("a node there", rpc.rpc_sync("worker1", class_of_node_there, (x,)))
