@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# `make demo` and `make test` set everything up by themselves; they need Python 3.10 to 3.14 (with venv), make and a
+# `make demo` and `make test` set everything up by themselves; they need Python 3.10 to 3.15 (with venv), make and a
 # C++ compiler. pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL ...) say where packages come from.
 
 PYTHON  ?= python3

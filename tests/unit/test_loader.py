@@ -453,11 +453,11 @@ def test_no_torch(checkout):
     assert "none is installed" in message and "pip install 'torch>=" in message
 
 
-@pytest.mark.parametrize("release", [(3, 9, 18), (3, 15, 0), (4, 0, 0)])
+@pytest.mark.parametrize("release", [(3, 9, 18), (3, 16, 0), (4, 0, 0)])
 def test_unsupported_python(checkout, release):
     message = checkout.import_error(f"import sys; sys.version_info = {release}")
-    assert f"torch_ext supports Python 3.10 to 3.14, and this is {platform.python_version()}" in message
-    assert "python3.14 -m venv .venv" in message
+    assert f"torch_ext supports Python 3.10 to 3.15, and this is {platform.python_version()}" in message
+    assert "python3.15 -m venv .venv" in message
 
 
 @pytest.mark.parametrize("system", ["win32", "darwin"])
