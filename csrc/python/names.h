@@ -15,7 +15,6 @@ namespace torch_ext {
   X(clear_saved_tensors_on_access) \
   X(forward)                       \
   X(generation)                    \
-  X(input_grad_buffers)            \
   X(is_traceable)                  \
   X(name)                          \
   X(opaque_objects)                \
@@ -29,6 +28,7 @@ namespace torch_ext {
   X(_compiled_autograd_key)        \
   X(_forward_cls)                  \
   X(_get_user_fn)                  \
+  X(_input_grad_buffers)           \
   X(_torch_ext_ctx_type)           \
   X(__class__)                     \
   X(__code__)                      \

@@ -229,7 +229,7 @@ PyObject* get_input_grad_buffers(PyObject* self, void*) {
     Ctx& ctx = as_ctx(self);
     ctx.base.is_variable_input = ctx.are_tensors().to_vector();
     Ref inherited =
-        compat::type_lookup(&THPFunctionType, names.input_grad_buffers);
+        compat::type_lookup(&THPFunctionType, names._input_grad_buffers);
     return checked(Py_TYPE(inherited.get())
                        ->tp_descr_get(
                            inherited.get(),
@@ -286,18 +286,18 @@ Ref new_output_grad_dtypes() {
 }
 
 void add_input_grad_buffers() {
-  if (!compat::type_lookup(&THPFunctionType, names.input_grad_buffers)) {
+  if (!compat::type_lookup(&THPFunctionType, names._input_grad_buffers)) {
     return; // torch 2.14 and older
   }
   static PyGetSetDef definition = {
-      "input_grad_buffers",
+      "_input_grad_buffers",
       Guarded<get_input_grad_buffers>::call,
       nullptr,
       nullptr,
       nullptr};
   Ref getter = checked(PyDescr_NewGetSet(&CtxType, &definition));
   check_status(
-      PyDict_SetItem(CtxType.tp_dict, names.input_grad_buffers, getter.get()));
+      PyDict_SetItem(CtxType.tp_dict, names._input_grad_buffers, getter.get()));
   PyType_Modified(&CtxType);
 }
 

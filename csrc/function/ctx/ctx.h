@@ -136,7 +136,7 @@ void note_tensors(Ctx& ctx, const Flags& is_tensor);
 /// Throws if there is no memory.
 Ref needs_input_grad(Ctx& ctx);
 
-/// Gives CtxType its attribute input_grad_buffers, if this torch has that.
+/// Gives CtxType its attribute _input_grad_buffers, if this torch has that.
 /// Throws if there is no memory.
 void add_input_grad_buffers();
 
