@@ -52,7 +52,7 @@ def find_interpreter(version):
 
 def candidates(version):
     """Paths where a Python of that release may be."""
-    minor = ".".join(map(str, version.numbers[:2]))
+    minor = version.minor.rstrip("t")
     on_path = (shutil.which(name) for name in (f"python{version.minor}", "python3", "python"))
     home = Path.home()
     pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")

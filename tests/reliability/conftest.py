@@ -12,7 +12,9 @@ FOLDER = Path(__file__).parent
 
 
 def environment(**more):
-    path = os.pathsep.join([str(FOLDER.parents[1]), str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join(
+        [str(FOLDER.parents[1]), str(FOLDER.parent), str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     return {**os.environ, "PYTHONPATH": path, **more}
 
 

@@ -276,19 +276,12 @@ def drops_hooks_after_a_subinterpreter():
 
 def backward_is_refused_after_a_subinterpreter():
     """torch's engine believes that its caller holds the GIL then, on any thread. That is all that happens."""
+    from harness.small_functions import make_square
+
     said = []
 
     def attempt(base):
-        class Square(base):
-            @staticmethod
-            def forward(ctx, x):
-                ctx.save_for_backward(x)
-                return x * x
-
-            @staticmethod
-            def backward(ctx, grad):
-                (x,) = ctx.saved_tensors
-                return 2 * x * grad
+        Square = make_square(base)
 
         def run():
             x = leaf()

@@ -44,8 +44,8 @@ def test_a_chain_runs_forward_and_backward(base):
             called.append("backward")
             return grad
 
-    scaling.chain_of(Counts)()
-    assert called == ["forward"] * scaling.LENGTH + ["backward"] * scaling.LENGTH
+    scaling.chain_of(Counts).call()
+    assert called == ["forward"] * scaling.CHAIN + ["backward"] * scaling.CHAIN
 
 
 def test_each_thread_runs_its_own_work_at_the_same_time():

@@ -20,18 +20,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import torch_ext
-
 from . import plots
 from .measure import measure
 from .memory import allocated, in_process_that_counts
 from .report import machine
-from .rows import SIZE, Probe, against_stock, identity_function
+from .rows import BASES, SIZE, Probe, against_stock, identity_function
 from .rows.chains import identity_chain
 
 CHAINS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 ARGUMENTS = (1, 2, 4, 8, 16, 32, 64)
-BASES = {"reference": torch.autograd.Function, "ours": torch_ext.Function}
 
 # Flat is what grows with the number of nodes by no higher power than this. Chains of less than 100 nodes are left out,
 # since one backward has costs of its own. The rest above 1 is for long chains, which no cache holds.

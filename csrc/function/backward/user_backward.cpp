@@ -43,11 +43,11 @@ bool is_false(PyObject* cls, PyObject* name) {
   return value.get() == Py_False;
 }
 
-/// The backward or vjp of a class, whichever it has.
+/// The backward or vjp of a class, whichever it has. The function is borrowed
+/// from the class.
 struct CachedBackward {
   PyObject* name = nullptr;
-  PyObject* function =
-      nullptr; // as it stands in a dict; borrowed from the class
+  PyObject* function = nullptr; // as it stands in a dict, before its __get__
 };
 
 using BackwardCache = TypeCache<CachedBackward>;

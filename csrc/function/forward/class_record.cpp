@@ -95,10 +95,10 @@ bool is_overridden(PyObject* setup_context) {
 /// Remembers `record`, or forgets what was remembered of `cls`.
 ///
 /// `record` was read since the class had this version. It may be used again
-/// only if the class has it still, no code of the user's takes part
-/// in the lookups, and each value is the same every time: else a look at the
-/// tag would not tell that a value has changed. `forward` may be any
-/// descriptor, since its __get__ is called each time.
+/// only if the class has it still, no code of the user's takes part in the
+/// lookups, and each value is the same every time: else a look at the tag would
+/// not tell that a value has changed. `forward` may be any descriptor, since
+/// its __get__ is called each time.
 void remember(
     PyTypeObject* cls,
     ClassVersion version,

@@ -17,9 +17,10 @@ file that has its kind:
 from . import anomaly, calls, chains, integrations, steps
 from .anomaly import DEPTH, at_depth
 from .calls import identity_function
-from .probe import CHAIN, SIZE, Probe, Row, against_stock
+from .probe import BASES, CHAIN, SIZE, Probe, Row, against_stock
 
 __all__ = [
+    "BASES",
     "CHAIN",
     "DEPTH",
     "ROWS",

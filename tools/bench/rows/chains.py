@@ -26,9 +26,12 @@ def chain(step, nodes=CHAIN):
     return Probe(call, units=nodes)
 
 
-def identity_chain(base, nodes=CHAIN):
-    function = identity_function(base)
+def chain_of(function, nodes=CHAIN):
     return chain(lambda x: function.apply(x), nodes)  # noqa: PLW0108 (view_as_chain() has one too)
+
+
+def identity_chain(base, nodes=CHAIN):
+    return chain_of(identity_function(base), nodes)
 
 
 def view_as_chain():
