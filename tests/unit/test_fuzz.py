@@ -5,13 +5,14 @@ import dataclasses
 import itertools
 import os
 import signal
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 from harness import torch_is_since
 
-from tools.fuzz import compare, search, workers
+from tools.fuzz import choices, compare, search, threads, workers
 from tools.fuzz.__main__ import main
 from tools.fuzz.choices import Piece
 from tools.fuzz.program import Step
@@ -32,6 +33,77 @@ def test_no_difference(part):
     report = workers.run(2026, range(part * PROGRAMS, (part + 1) * PROGRAMS), workers=1, patience=PATIENCE)
     assert report.programs == PROGRAMS
     assert not report.found, "\n".join(found.text + found.difference for found in report.found)
+
+
+def test_no_difference_on_threads():
+    report = workers.run(2026, range(PROGRAMS), workers=1, patience=PATIENCE, on_threads=True)
+    assert report.programs + report.left_out == PROGRAMS and report.programs > PROGRAMS / 4
+    assert not report.found, "\n".join(found.text + found.difference for found in report.found)
+
+
+def test_what_threads_share_is_left_out():
+    assert set(choices.facilities()) >= threads.SHARED
+    suiting = [threads.suits(search.draw(2026, index)) for index in range(50)]
+    assert 10 < sum(suiting) < 40
+    left_out = suiting.index(False)
+    assert workers.run_batch(2026, range(left_out, left_out + 1), on_threads=True).left_out == 1
+
+
+def test_a_function_captures_its_threads_tensor():
+    captures = "captured tensor in backward"
+    programs = (search.draw(2026, index) for index in itertools.count())
+    program = next(each for each in programs if captures in set().union(*each.facilities()))
+    assert "total = mix((total, s.inputs[" in program.text_for_threads()
+    assert "total = mix((total, x" in program.text()
+
+
+def _alone_only():
+    """once_differentiable that goes wrong while more than one thread of a program lives."""
+    others = threading.active_count()
+
+    def once_differentiable(backward):
+        return lambda ctx, *grads: backward(ctx, *grads) if threading.active_count() <= others + 1 else None
+
+    return once_differentiable
+
+
+ON_THREADS = """
+import torch
+from tools.fuzz.toolbox import *
+
+def functions(s):
+    class F0(s.Function):
+        @staticmethod
+        def forward(ctx, a):
+            return a * 2
+        @staticmethod
+        @s.once_differentiable
+        def backward(ctx, grad):
+            return grad * 2
+    return (F0,)
+
+def program(s, F0):
+    x0 = s.randn(3, requires_grad=True)
+    attempt(s, "backward", lambda: F0.apply(x0).sum().backward())
+    finish(s, x0)
+"""
+
+
+def test_threads_that_disturb_each_other_are_found(monkeypatch):
+    ours, stock = compare.VARIANTS["ours"], compare.VARIANTS["stock"]
+    right = SimpleNamespace(**vars(ours.api()) | {"once_differentiable": stock.api().once_differentiable})
+    monkeypatch.setitem(compare.VARIANTS, "ours", dataclasses.replace(ours, api=lambda: right))
+    assert not threads.compare(ON_THREADS, "ours").unsteady
+
+    wrong = SimpleNamespace(**vars(ours.api()) | {"once_differentiable": _alone_only()})
+    monkeypatch.setitem(compare.VARIANTS, "ours", dataclasses.replace(ours, api=lambda: wrong))
+    with pytest.raises(compare.Difference, match=r"thread \d of 4"):
+        threads.compare(ON_THREADS, "ours")
+
+    # What stock's threads do too is none.
+    disturbed = SimpleNamespace(**vars(stock.api()) | {"once_differentiable": _alone_only()})
+    monkeypatch.setitem(compare.VARIANTS, "stock", dataclasses.replace(stock, api=lambda: disturbed))
+    assert threads.compare(ON_THREADS, "ours").unsteady
 
 
 def test_a_program_is_named_by_seed_and_number():
@@ -70,7 +142,7 @@ def test_a_wrong_implementation_is_found_and_made_small(monkeypatch):
 
 
 def test_a_crash_is_a_difference_and_made_small(monkeypatch):
-    def crashes(program, phase):
+    def crashes(program, phase, on_threads):
         phase("stock")
         phase("ours")
         if "mark_dirty" in set().union(*program.facilities()):
@@ -87,7 +159,7 @@ def _count_tries(tries):
     """How many programs were tried to make a failing one smaller, and the failure."""
     tried = []
 
-    def fails(program):
+    def fails(program, on_threads):
         tried.append(program)
         raise compare.Difference("always")
 
@@ -109,7 +181,7 @@ def test_only_a_run_of_one_program_hangs(monkeypatch):
     now = 0.0
     monkeypatch.setattr(workers.time, "monotonic", lambda: now)
     noted = []
-    monkeypatch.setattr(workers, "check", lambda program, phase=None: fails(program))
+    monkeypatch.setattr(workers, "check", lambda program, phase=None, on_threads=False: fails(program))
 
     def fails(program):
         noted.append(len(doing))
@@ -176,3 +248,13 @@ def test_command_line(capsys):
     assert "3 programs, 0 with a difference" in printed
     assert main(["--seed", "4", "--only", "1"]) == 0
     assert search.draw(4, 1).text("Program 1 of seed 4.") in capsys.readouterr().out
+
+
+def test_command_line_with_threads(capsys):
+    suits = next(index for index in itertools.count() if threads.suits(search.draw(4, index)))
+    assert main(["--seed", "4", "--only", str(suits), "--threads"]) == 0
+    printed = capsys.readouterr().out
+    assert search.draw(4, suits).text_for_threads(f"Program {suits} of seed 4.") in printed
+    assert "no difference from stock" in printed
+    assert main(["--seed", "4", "--first", str(suits), "--programs", "1", "--workers", "1", "--threads"]) == 0
+    assert "1 programs, 0 with a difference" in capsys.readouterr().out

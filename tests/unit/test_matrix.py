@@ -12,15 +12,17 @@ from rich.console import Console
 from tools import copies
 from tools.interpreters import find_interpreter, install_interpreter, version_of
 from tools.matrix import __main__ as cli
+from tools.matrix import record
 from tools.matrix.cell import Cell, Run
 from tools.matrix.report import to_table
 
-# Stands for the environment's interpreter: import, tests and benchmark each have their output.
+# Stands for the environment's interpreter: import, tests, benchmark and fuzzer each have their output.
 PYTHON = """#!/bin/sh
 case "$*" in
   *-c*) echo 2.13.0+fake 3.11.7 ;;
   *pytest*) {tests} ;;
   *tools.bench*) cat bench.json ;;
+  *tools.fuzz*) {fuzz} ;;
 esac
 """
 REPORT = '<testsuites><testsuite tests="7" failures="1" errors="1" skipped="2" time="3.5"/></testsuites>'
@@ -40,8 +42,8 @@ def checkout(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(copies, "ROOT", root)
 
-    def make(tests="cp tests.txt tests.xml; exit 1"):
-        (root / "python.sh").write_text(PYTHON.format(tests=tests))
+    def make(tests="cp tests.txt tests.xml; exit 1", fuzz='echo "$*"'):
+        (root / "python.sh").write_text(PYTHON.format(tests=tests, fuzz=fuzz))
 
     make()
     return make
@@ -73,6 +75,17 @@ def test_a_cell(checkout, tmp_path):
 def test_without_the_benchmark(checkout, tmp_path):
     cell, _ = run(tmp_path, bench=None)
     assert cell.tested is not None and not cell.ratios
+
+
+def test_random_programs(checkout, tmp_path):
+    cell, runs = run(tmp_path, programs=300)
+    assert cell.fuzzed == 300 and not cell.failure
+    assert "-m tools.fuzz --programs 300 --workers 1" in runs.copy.log.read_text()
+    assert run(tmp_path)[0].fuzzed == 0
+
+    checkout(fuzz="exit 1")
+    cell, runs = run(tmp_path, programs=300)
+    assert cell.fuzzed == 0 and cell.failure == f"fuzzer failed, see {runs.copy.log}"
 
 
 def test_a_step_that_fails(checkout, tmp_path):
@@ -167,11 +180,71 @@ def test_interpreters_that_do_not_run(tmp_path):
 def test_table():
     console = Console(width=160, record=True, file=io.StringIO())
     good = Cell("2.13.0", "3.11", versions=("2.13.0+cpu", "3.11.7"), built=50.4, tested=600, passed=2400)
-    good.ratios = {"identity": 0.3}
+    good.ratios, good.fuzzed = {"identity": 0.3}, 10000
     console.print(to_table([good, Cell("2.15.0", "3.13", failure="no such interpreter")]))
     lines = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
-    assert ["2.13.0+cpu", "3.11.7", "50", "2400", "0", "0", "600", "0.30"] in lines
+    assert ["2.13.0+cpu", "3.11.7", "50", "2400", "0", "0", "600", "0.30", "10000"] in lines
     assert ["2.15.0", "3.13", "no", "such", "interpreter"] in lines
+
+
+def ended(torch, python, asked="", **known):
+    """A cell whose tests have ended."""
+    return Cell("", asked or python, versions=(torch, python), tested=1.0, **known)
+
+
+def test_what_was_run_is_kept(tmp_path):
+    path = tmp_path / "record.json"
+    cells = [
+        ended("2.13.0+cpu", "3.12.1", passed=2400, date="2030-01-31", fuzzed=10000, ratios={"identity": 0.25}),
+        ended("2.9.1", "3.12.1", passed=1, failed=2, date="2030-02-01"),
+        ended("2.13.0+cpu", "3.14.0", "3.14t", passed=7, date="2030-02-02"),
+        ended("2.13.0+cpu", "3.14.0", passed=8, date="2030-02-03"),
+    ]
+    for cell in cells:
+        record.keep(cell, path=path)
+    assert record.to_markdown(record.read(path)).splitlines()[2:] == [
+        "| 2.9.1 | 3.12.1 | 2030-02-01 | all | 1 | 2 | 0 |  |  |  |  |  |",
+        "| 2.13.0+cpu | 3.12.1 | 2030-01-31 | all | 2,400 | 0 | 10,000 | 0.25 |  |  |  |  |",
+        "| 2.13.0+cpu | 3.14.0 | 2030-02-03 | all | 8 | 0 | 0 |  |  |  |  |  |",
+        "| 2.13.0+cpu | 3.14.0t | 2030-02-02 | all | 7 | 0 | 0 |  |  |  |  |  |",
+    ]
+    # A newer patch of either takes the place of the older one.
+    record.keep(ended("2.13.1+cpu", "3.12.2", passed=9), "some", path)
+    kept = [(each["torch"], each["python"], each["tests"]) for each in record.read(path)]
+    assert ("2.13.1+cpu", "3.12.2", "some") in kept and len(kept) == 4
+
+
+def test_the_page_has_what_was_recorded():
+    page = record.PAGE.read_text(encoding="utf-8")
+    assert page.count("<!-- matrix -->") == page.count("<!-- /matrix -->") == 1
+    assert record.fill(page, record.read()) == page
+
+
+def test_a_page_is_redrawn(tmp_path):
+    page, path = tmp_path / "page.md", tmp_path / "record.json"
+    page.write_text("before\n<!-- matrix -->\nold\n\n<!-- /matrix -->\nafter\n")
+    record.keep(ended("2.13.0", "3.12.1"), path=path)
+    record.redraw(page, path)
+    lines = page.read_text().splitlines()
+    assert lines[:2] == ["before", "<!-- matrix -->"] and lines[-2:] == ["<!-- /matrix -->", "after"]
+    assert lines[2].startswith("| torch | Python | date |") and lines[4].startswith("| 2.13.0 | 3.12.1 |")
+    assert len(lines) == 7
+
+
+@pytest.mark.parametrize("arguments, tests", [([], None), (["--record"], "all"), (["--record", "parity"], "parity")])
+def test_only_what_ended_is_recorded(monkeypatch, tmp_path, arguments, tests):
+    def fill(self, keep):
+        if self.cell.torch == "2.15.0":
+            self.cell.failure = "build failed"
+        else:
+            self.cell.tested = 1.0
+
+    kept = []
+    monkeypatch.setattr(Run, "run", fill)
+    monkeypatch.setattr(record, "keep", lambda cell, tests: kept.append((cell.torch, tests)))
+    monkeypatch.setattr(record, "redraw", lambda: kept.append("redrawn"))
+    cli.main(["--torch", "2.13.0", "2.15.0", "--python", "3.11", "--folder", str(tmp_path), *arguments])
+    assert kept == ([] if tests is None else [("2.13.0", tests), "redrawn"])
 
 
 @pytest.mark.parametrize("failed, status", [(0, 0), (1, 1)])
@@ -190,4 +263,5 @@ def test_its_options():
     options = cli.parse_options(["--pytest=-k 'a or b'", "--bench=--quick"])
     assert options.pytest == ["-k", "a or b"] and options.bench == ["--quick"]
     assert options.python == ["3.10", "3.11", "3.12", "3.13", "3.14"]
+    assert options.fuzz == 10_000 and options.record is None
     assert cli.parse_options(["--no-bench"]).bench is None

@@ -10,6 +10,7 @@ A file for each step of a program's way:
 ``program``         a program as data, and as the text of a runnable file
 ``toolbox``         what that text calls
 ``compare``         runs the text on both implementations and compares them
+``threads``         runs it on several threads at once and compares them
 ``search``          programs by their number; the smallest one with a difference
 ``workers``         processes that run programs, and may crash
 ``report``          the table of facilities

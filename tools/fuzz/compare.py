@@ -70,12 +70,12 @@ def freeze():
 
 
 def load(text):
-    """The function ``program`` of a program's text."""
+    """What a program's text defines, by name."""
     # Anomaly mode prints its lines.
     linecache.cache[FILE] = len(text), None, text.splitlines(keepends=True), FILE
     namespace = {"__name__": MODULE, "__file__": FILE}
     exec(compile(text, FILE, "exec"), namespace)
-    return namespace["program"]
+    return namespace
 
 
 def compare(text, variant, phase=lambda name: None):
@@ -98,7 +98,7 @@ def compare(text, variant, phase=lambda name: None):
 
 
 @contextlib.contextmanager
-def _no_collections_by_chance():
+def no_collections_by_chance():
     """A collection can be seen: a leaf whose old graph is freed gets a new node. So programs call the collector."""
     enabled = gc.isenabled()
     gc.disable()
@@ -110,7 +110,7 @@ def _no_collections_by_chance():
 
 
 def _compare_once(text, variant, phase):
-    program = load(text)
+    program = load(text)["program"]
     gc.freeze()  # so that collections see what this program makes, and nothing else
     run = Run()
 
@@ -120,14 +120,14 @@ def _compare_once(text, variant, phase):
 
     body.__module__ = MODULE
     body.__code__ = body.__code__.replace(co_filename=FILE)
-    with _no_collections_by_chance():
+    with no_collections_by_chance():
         phase("stock")
         expected = transcript(body, VARIANTS["stock"], CPU)
         outcomes = run.outcomes
         phase(variant)
         actual = transcript(body, VARIANTS[variant], CPU)
         run.outcomes = outcomes
-    expected, actual = _placeless(expected), _placeless(actual)
+    expected, actual = placeless(expected), placeless(actual)
     if actual != expected:
         expected, expected_alive = _apart(expected)
         actual, alive = _apart(actual)
@@ -154,7 +154,7 @@ _FROM_LIBTORCH = re.compile(
 )
 
 
-def _placeless(lines):
+def placeless(lines):
     return [_FROM_LIBTORCH.sub("warning", line) for line in lines]
 
 

@@ -33,11 +33,10 @@ from tools.fuzz.toolbox import *
 VARIANT = "{variant}"
 
 
-def program(s):
-{body}
+{definitions}
 
 if __name__ == "__main__":
-    from tools.fuzz.compare import main
+    from tools.fuzz.{module} import main
 
     main(__file__, VARIANT)
 '''
@@ -224,11 +223,36 @@ class Program:
 
     def text(self, title="A program."):
         tensors = [f"x{i}" for i in range(len(self.inputs))]
-        parts = [f"x{i} = {piece.code}\n" for i, piece in enumerate(self.inputs)]
-        parts += [function.text(i, tensors) + "\n\n" for i, function in enumerate(self.functions)]
+        parts = [*self._make_inputs(), *self._define(tensors), *self._do(tensors)]
+        return self._file(title, "compare", f"def program(s):\n{_lines(parts)}")
+
+    def text_for_threads(self, title="A program for threads."):
+        """The same, but for what Functions know of the tensors outside: with the Functions apart, so that threads that
+        each call ``program`` share them. A tensor that a Function captures is one of the calling thread's inputs."""
+        tensors = [f"x{i}" for i in range(len(self.inputs))]
+        names = ", ".join(f"F{i}" for i in range(len(self.functions)))
+        functions = [*self._define([f"s.inputs[{i}]" for i in range(len(tensors))]), f"return ({names},)\n"]
+        parts = [*self._make_inputs(), f"s.inputs = [{', '.join(tensors)}]\n", *self._do(tensors)]
+        definitions = (f"def functions(s):\n{_lines(functions)}", f"def program(s, {names}):\n{_lines(parts)}")
+        return self._file(title, "threads", "\n\n".join(definitions))
+
+    def _make_inputs(self):
+        return [f"x{i} = {piece.code}\n" for i, piece in enumerate(self.inputs)]
+
+    def _define(self, captured):
+        return [function.text(i, captured) + "\n\n" for i, function in enumerate(self.functions)]
+
+    def _do(self, inputs):
+        tensors = list(inputs)
+        parts = []
         for i, step in enumerate(self.steps):
             parts.append(step.text(i, self.functions, tensors))
             tensors.append(f"pick(v{i})")
-        parts.append(f"finish(s, {', '.join(tensors[: len(self.inputs)])})\n")
-        body = indent("\n".join(part for part in parts), "    ")
-        return _FILE.format(title=title, variant=self.variant, body=body)
+        return [*parts, f"finish(s, {', '.join(inputs)})\n"]
+
+    def _file(self, title, module, definitions):
+        return _FILE.format(title=title, variant=self.variant, module=module, definitions=definitions)
+
+
+def _lines(parts):
+    return indent("\n".join(parts), "    ")

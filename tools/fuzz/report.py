@@ -36,10 +36,12 @@ def to_table(report):
 def summary(report):
     """The lines below the table."""
     lines = [f"{report.programs} programs, {len(report.found)} with a difference"]
+    if report.left_out:
+        lines.append(f"{report.left_out} programs were not run, since threads can see each other in them")
     if report.stock_leaks:
         lines.append(f"{report.stock_leaks} programs left something alive on stock torch and not on torch_ext")
     if report.unsteady:
-        lines.append(f"{report.unsteady} programs differed when they ran first and not when they ran again")
+        lines.append(f"{report.unsteady} programs differed once and not again, or on stock's threads too")
     if report.stock_crashes:
         numbers = ", ".join(map(str, sorted(report.stock_crashes)[:20]))
         lines.append(f"{len(report.stock_crashes)} programs ended stock torch itself and were not compared: {numbers}")

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.database import InMemoryExampleDatabase
 from hypothesis.internal.conjecture import engine
 
+from . import threads
 from .compare import Difference, compare
 from .program import Program
 from .steps import programs
@@ -44,17 +45,27 @@ def draw(seed, index):
     return _drawn.pop()
 
 
-def check(program, phase=lambda name: None):
-    """Run a program on stock and on its variant. Returns what is known about the run, or raises Difference."""
-    return compare(program.text(), program.variant, phase)
+def check(program, phase=lambda name: None, on_threads=False):
+    """Run a program on stock and on its variant. Returns what is known about the run, or raises Difference.
+
+    With ``on_threads`` it is run on several at once. None is returned for one in which these could see each other.
+    """
+    if not on_threads:
+        return compare(program.text(), program.variant, phase)
+    return threads.check(program, phase) if threads.suits(program) else None
 
 
-def check_apart(program):
+def text_of(program, title, on_threads=False):
+    """The text of a file that runs a program as :func:`check` does."""
+    return program.text_for_threads(title) if on_threads else program.text(title)
+
+
+def check_apart(program, on_threads=False):
     """The same in a process of its own, so that a crash is a difference too. Returns nothing."""
     phases, to_phases = os.pipe()
     child = os.fork()
     if child == 0:
-        _end_as(program, to_phases)
+        _end_as(program, to_phases, on_threads)
     os.close(to_phases)
     with open(phases) as stream:
         last = stream.read().split()[-1:]
@@ -63,19 +74,19 @@ def check_apart(program):
         raise Difference(f"the process ended with {signal.Signals(os.WTERMSIG(status)).name} while it ran on {last[0]}")
 
 
-def _end_as(program, to_phases):
+def _end_as(program, to_phases, on_threads):
     """In the child: run the program, write how far it gets, and exit."""
     faulthandler.disable()
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     try:
-        check(program, lambda name: os.write(to_phases, f"{name}\n".encode()))
+        check(program, lambda name: os.write(to_phases, f"{name}\n".encode()), on_threads)
     finally:
         os._exit(0)
 
 
-def smallest(seed, index, check=check, tries=_TRIES):
+def smallest(seed, index, check=check, tries=_TRIES, on_threads=False):
     """The smallest program found in so many tries that fails as this one does, and how; None if it passes.
 
     How long a try takes makes no difference: on a slow machine the same program is found.
@@ -88,7 +99,7 @@ def smallest(seed, index, check=check, tries=_TRIES):
         if next(left, None) is None:
             return  # finds nothing smaller any more, which ends the search
         try:
-            check(program)
+            check(program, on_threads=on_threads)
         except Exception as error:
             failed.append((program, describe(error)))
         # Always the same exception from the same place, which for hypothesis is the same failure; and not from
@@ -105,7 +116,7 @@ def smallest(seed, index, check=check, tries=_TRIES):
         test()  # begins with what the database has
     program, difference = min(failed, key=lambda failure: len(failure[0].text()))
     title = f"The smallest program that differs as program {index} of seed {seed} does."
-    return Found(index, program.text(title), difference)
+    return Found(index, text_of(program, title, on_threads), difference)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
-from .search import Found, check, check_apart, describe, draw, smallest
+from .search import Found, check, check_apart, describe, draw, smallest, text_of
 
 _BATCH = 100  # how many numbers a worker takes at a time
 _PHASES = ("stock", "ours", "installed", "shrinking")
@@ -30,10 +30,12 @@ class Report:
         found: differences.
         stock_crashes: numbers of programs that stock torch did not survive.
         stock_leaks: how many programs left less alive on torch_ext than on stock.
-        unsteady: how many differed, but not when they ran again.
+        unsteady: how many differed, but not when they ran again, or on threads on stock as well.
+        left_out: how many were not run, since threads would see each other in them.
     """
 
     programs: int = 0
+    left_out: int = 0
     used: Counter = field(default_factory=Counter)
     facilities: dict[str, Counter] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
@@ -53,6 +55,7 @@ class Report:
 
     def merge(self, other):
         self.programs += other.programs
+        self.left_out += other.left_out
         self.stock_leaks += other.stock_leaks
         self.unsteady += other.unsteady
         self.used.update(other.used)
@@ -62,7 +65,7 @@ class Report:
             self.facilities.setdefault(facility, Counter()).update(outcomes)
 
 
-def run_batch(seed, indices, doing=lambda index, phase: None, shrink=True):
+def run_batch(seed, indices, doing=lambda index, phase: None, shrink=True, on_threads=False):
     """A Report on the programs with these numbers."""
     report = Report()
     for index in indices:
@@ -70,35 +73,39 @@ def run_batch(seed, indices, doing=lambda index, phase: None, shrink=True):
         program = draw(seed, index)
         difference = None
         try:
-            report.add(program, check(program, lambda phase, index=index: doing(index, phase)))
+            run = check(program, lambda phase, index=index: doing(index, phase), on_threads)
+            if run is None:
+                report.left_out += 1
+            else:
+                report.add(program, run)
         except Exception as error:
             difference = describe(error)
         # Not in the handler, in which the exceptions of programs would get this one as their context.
         if difference is not None:
             report.programs += 1
-            found = _smallest(seed, index, doing) if shrink and len(report.found) < _MOST_SHRUNK else None
-            report.found.append(found or Found(index, program.text(f"Program {index} of seed {seed}."), difference))
+            found = _smallest(seed, index, doing, on_threads) if shrink and len(report.found) < _MOST_SHRUNK else None
+            text = text_of(program, f"Program {index} of seed {seed}.", on_threads)
+            report.found.append(found or Found(index, text, difference))
     return report
 
 
-def _smallest(seed, index, doing):
+def _smallest(seed, index, doing, on_threads):
     """The smallest program that differs as that one does. Each one that is tried is a run of its own for `doing`."""
 
-    def check_smaller(program):
+    def check_smaller(program, on_threads):
         doing(index, "shrinking")
-        check(program)
+        check(program, on_threads=on_threads)
 
-    return smallest(seed, index, check_smaller)
+    return smallest(seed, index, check_smaller, on_threads=on_threads)
 
 
 class _Worker:
     """A process, what it is doing, and since when."""
 
-    def __init__(self, seed):
-        self.seed = seed
+    def __init__(self, seed, on_threads):
         self.doing = _spawn.Array("q", [-1, 0, 0], lock=False)  # the number, the phase, and how often it was noted
         self.connection, theirs = _spawn.Pipe()
-        self.process = _spawn.Process(target=_serve, args=(seed, self.doing, theirs), daemon=True)
+        self.process = _spawn.Process(target=_serve, args=(seed, on_threads, self.doing, theirs), daemon=True)
         self.process.start()
         theirs.close()
         self.batch = range(0)
@@ -122,7 +129,7 @@ class _Worker:
         self.connection.close()
 
 
-def _serve(seed, doing, connection):
+def _serve(seed, on_threads, doing, connection):
     """In the worker: a report for each batch."""
     from .compare import freeze, prepare
 
@@ -137,21 +144,21 @@ def _serve(seed, doing, connection):
     with contextlib.suppress(EOFError):
         while True:
             batch = connection.recv()
-            connection.send(run_batch(seed, batch, note))
+            connection.send(run_batch(seed, batch, note, on_threads=on_threads))
             freeze()
 
 
-def _crashed(seed, index, phase, how):
+def _crashed(seed, index, phase, how, on_threads):
     """The program that ended a worker."""
     if phase == "stock":
         return Report(programs=1, stock_crashes=[index])
-    text = draw(seed, index).text(f"Program {index} of seed {seed}.")
+    text = text_of(draw(seed, index), f"Program {index} of seed {seed}.", on_threads)
     if phase == "shrinking":
         return Report(programs=1, found=[Found(index, text, f"differs; as it was made smaller {how}")])
     return Report(programs=1, found=[Found(index, text, f"{how} while it ran on {phase}")])
 
 
-def run(seed, indices, workers, patience=300, news=lambda report: None, batch=_BATCH):
+def run(seed, indices, workers, patience=300, news=lambda report: None, batch=_BATCH, on_threads=False):
     """Run the programs with these numbers in worker processes. Returns a Report.
 
     Args:
@@ -160,6 +167,8 @@ def run(seed, indices, workers, patience=300, news=lambda report: None, batch=_B
         workers: how many processes.
         patience: seconds for one run of a program, after which it counts as hanging.
         news: called with a Report on each part of the programs, as soon as there is one.
+        batch: how many numbers a process takes at a time.
+        on_threads: whether each program is run on several threads at once.
     """
     report = Report()
     batches = [indices[i : i + batch] for i in range(0, len(indices), batch)][::-1]
@@ -185,12 +194,12 @@ def run(seed, indices, workers, patience=300, news=lambda report: None, batch=_B
         at = worker.batch.index(index) if index in worker.batch else 0
         before, after = worker.batch[:at], worker.batch[at + 1 :]
         batches.extend(part for part in (after, before) if len(part))
-        add(_crashed(seed, index, phase, how))
-        give(_Worker(seed))
+        add(_crashed(seed, index, phase, how, on_threads))
+        give(_Worker(seed, on_threads))
 
     try:
         for _ in range(min(workers, len(batches))):
-            give(_Worker(seed))
+            give(_Worker(seed, on_threads))
         while busy:
             for connection in wait(list(busy), timeout=1):
                 worker = busy[connection]
@@ -215,12 +224,12 @@ def _name(exitcode):
     return signal.Signals(-exitcode).name if exitcode < 0 else f"exit code {exitcode}"
 
 
-def shrink_crash(seed, found):
+def shrink_crash(seed, found, on_threads=False):
     """The smallest program that crashes as that one does, or that one."""
     from .compare import prepare
 
     prepare()
-    return smallest(seed, found.index, check_apart) or found
+    return smallest(seed, found.index, check_apart, on_threads=on_threads) or found
 
 
 def default_workers():

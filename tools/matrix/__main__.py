@@ -12,18 +12,22 @@ import tempfile
 
 from rich.console import Console
 
+from . import record
 from .cell import Cell, Run
 from .report import to_table
 
 DESCRIPTION = """\
-Build torch_ext with each release of torch on each release of Python, run its tests and its benchmark, and
-print one table.
+Build torch_ext with each release of torch on each release of Python, run its tests, its benchmark and random
+programs, and print one table.
 
 Each pair gets a copy of the checkout with an environment of its own (make build), one after the other; all
 but its log is removed afterwards. An interpreter is looked for on PATH and among pyenv's and uv's; one that is
 missing is installed by uv or pyenv, if either is there. "3.14t" is Python without a GIL. pip's own settings
 (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL ...) say where packages come from. A torch with CUDA libraries takes several
 gigabytes, and runs if there is no GPU too.
+
+With --record each cell is written down in tools/matrix/record.json as soon as it has ended, and into the table
+of docs/releases.md.
 """
 
 
@@ -40,6 +44,8 @@ def parse_options(arguments=None):
     parser.add_argument("--pytest", type=shlex.split, default=[], metavar="ARGS", help="further arguments for pytest")
     parser.add_argument("--bench", type=shlex.split, default=[], metavar="ARGS", help="and for the benchmark")
     parser.add_argument("--no-bench", dest="bench", action="store_const", const=None, help="leave the benchmark out")
+    parser.add_argument("--fuzz", type=int, default=10_000, metavar="N", help="random programs (default: 10000)")
+    parser.add_argument("--record", metavar="TESTS", nargs="?", const="all", help="write it down; TESTS says of which")
     return parser.parse_args(arguments)
 
 
@@ -53,7 +59,10 @@ def main(arguments=None):
         cell = Cell(torch, python)
         cells.append(cell)
         console.print(f"torch {torch} on Python {python} ...")
-        Run(cell, folder, options.workers, options.pytest, options.bench).run(options.keep)
+        Run(cell, folder, options.workers, options.pytest, options.bench, options.fuzz).run(options.keep)
+        if options.record and cell.tested is not None:
+            record.keep(cell, options.record)
+            record.redraw()
         if cell.failure:
             console.print(f"  {cell.failure}")
         else:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class Cell:
         versions: the full versions of torch and Python that ran.
         built, tested: the seconds that building and testing took; None if it didn't end.
         passed, failed, skipped: how many tests.
+        fuzzed: how many random programs gave the same as on stock torch, all of them; 0 if none were run.
         ratios: measured to reference, by row of the benchmark; ``missed`` has the rows that miss their goal.
     """
 
@@ -33,8 +35,10 @@ class Cell:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    fuzzed: int = 0
     ratios: dict[str, float] = field(default_factory=dict)
     missed: set[str] = field(default_factory=set)
+    date: str = field(default_factory=lambda: str(datetime.date.today()))
 
     @property
     def good(self):
@@ -47,16 +51,18 @@ class Run:
     Arguments:
         cell: the cell to fill.
         folder: where the copy and the log go.
-        workers: processes for the tests.
+        workers: processes for the tests and the fuzzer.
         pytest, bench: further arguments for either; ``bench`` None leaves the benchmark out.
+        programs: how many random programs the fuzzer runs.
     """
 
-    def __init__(self, cell, folder, workers, pytest=(), bench=()):
+    def __init__(self, cell, folder, workers, pytest=(), bench=(), programs=0):
         self.cell = cell
         self.copy = Copy(folder, cell.torch, cell.python)
         self.workers = workers
         self.pytest = pytest
         self.bench = bench
+        self.programs = programs
 
     def run(self, keep=False):
         """Runs all steps, up to the first that fails. Removes the copy unless ``keep`` is set."""
@@ -66,6 +72,8 @@ class Run:
             self.test()
             if self.bench is not None:
                 self.measure()
+            if self.programs:
+                self.fuzz()
         except StepFailed as failure:
             self.cell.failure = str(failure)
         finally:
@@ -98,3 +106,8 @@ class Run:
         rows = json.loads(output)["rows"]
         self.cell.ratios = {row["name"]: row["ratio"] for row in rows}
         self.cell.missed = {row["name"] for row in rows if row["met"] is False}
+
+    def fuzz(self):
+        arguments = ["--programs", str(self.programs), "--workers", str(self.workers)]
+        self.copy.command("fuzzer", self.copy.environment_python, "-m", "tools.fuzz", *arguments)
+        self.cell.fuzzed = self.programs

@@ -13,7 +13,7 @@ def to_table(cells):
     table = Table(title="Ratios of the benchmark are measured to reference; red ones miss their goal")
     for heading in ("torch", "Python"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("build\ns", "tests\npassed", "\nfailed", "\nskipped", "\ns", *ROWS):
+    for heading in ("build\ns", "tests\npassed", "\nfailed", "\nskipped", "\ns", *ROWS, "programs\nalike"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for cell in cells:
@@ -28,7 +28,8 @@ def to_row(cell):
         failed = f"[red]{cell.failed}[/]" if cell.failed else "0"
         tests = [str(cell.passed), failed, str(cell.skipped), f"{cell.tested:.0f}"]
     built = "" if cell.built is None else f"{cell.built:.0f}"
-    return [torch, python, built, *tests, *(ratio(cell, row) for row in ROWS), cell.failure]
+    fuzzed = str(cell.fuzzed) if cell.fuzzed else ""
+    return [torch, python, built, *tests, *(ratio(cell, row) for row in ROWS), fuzzed, cell.failure]
 
 
 def ratio(cell, row):
