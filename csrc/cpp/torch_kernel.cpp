@@ -3,8 +3,9 @@
 
 #include <cpp/private_member.h>
 
-#include <dlfcn.h>
+#include <link.h>
 
+#include <cstdint>
 #include <string_view>
 
 namespace torch_ext {
@@ -26,14 +27,36 @@ template struct PrivateMember<
     SymUnboxed,
     &KernelFunction::sym_unboxed_kernel_func_>;
 
+/// A place in code, and the path of the library that has it.
+struct Place {
+  std::uintptr_t address;
+  std::string_view library;
+};
+
+/// For dl_iterate_phdr: 1, which ends that, if the place is in this library.
+int find_place(dl_phdr_info* library, std::size_t, void* data) {
+  auto& place = *static_cast<Place*>(data);
+  for (std::size_t i = 0; i < library->dlpi_phnum; ++i) {
+    const auto& segment = library->dlpi_phdr[i];
+    // What lies before the segment becomes a large number here.
+    if (segment.p_type == PT_LOAD &&
+        place.address - (library->dlpi_addr + segment.p_vaddr) <
+            segment.p_memsz) {
+      place.library = library->dlpi_name;
+      return 1;
+    }
+  }
+  return 0;
+}
+
 /// Whether code belongs to one of torch's own libraries, none of which adds
-/// operators to another's.
+/// operators to another's. Not by dladdr, which reads all names of the library.
 bool is_torchs(void* code) {
-  Dl_info info{};
-  if (code == nullptr || dladdr(code, &info) == 0) {
+  Place place{reinterpret_cast<std::uintptr_t>(code), {}};
+  if (code == nullptr || dl_iterate_phdr(find_place, &place) == 0) {
     return false;
   }
-  std::string_view path(info.dli_fname);
+  const std::string_view path = place.library;
   return path.substr(path.rfind('/') + 1).substr(0, 8) == "libtorch";
 }
 
