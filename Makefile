@@ -74,6 +74,7 @@ $(TORCHED):
 
 # What pip has installed is good until one of these changes. Until then, make build only compiles, in folder build/.
 INSTALLING := $(TORCHED) setup.py pyproject.toml
+export TORCH_EXT_WERROR ?= 1
 install     = -m pip install --no-build-isolation --editable '.[test]'
 compile     = setup.py --quiet build_ext --inplace
 
@@ -115,7 +116,7 @@ leaks: build
 # over functions. PYTHONMALLOC lets it see each of Python's blocks.
 library  = $(shell $(CXX) -print-file-name=$(1))
 sanitize = PYTHONMALLOC=malloc LD_PRELOAD='$(foreach each,$(1),$(call library,lib$(each).so)) $(call library,libstdc++.so.6)' \
-	TORCH_EXT_CFLAGS='$(2) -g1 -fno-omit-frame-pointer -Wno-error' $(PY) -m pytest -p no:cacheprovider
+	TORCH_EXT_CFLAGS='$(2) -g1 -fno-omit-frame-pointer' $(PY) -m pytest -p no:cacheprovider
 SANITIZED ?= tests/parity tests/unit/test_hooks.py tests/unit/test_beyond_stock.py tests/reliability/test_threads_stress.py
 
 # What Python and torch keep to the end of the process is no leak; make leaks finds leaks.

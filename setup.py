@@ -118,6 +118,7 @@ def extension_and_its_command():
         include_dirs=[str(CSRC)],
         extra_compile_args=[
             *config.compile_flags(),
+            *[config.STRICT] * config.is_strict(),
             *config.system_headers(),
             # ninja doesn't look into system headers, so another torch has to change the command.
             f"-DTORCH_EXT_BUILT_FOR_TORCH={stamp.installed_torch().identity()[:16]}",

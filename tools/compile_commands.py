@@ -21,8 +21,9 @@ def load_config():
 
 
 def command(csrc):
-    """The compiler and its flags, as for a build."""
-    return [os.environ.get("CXX", "c++"), *load_config().compile_command(csrc)]
+    """The compiler and its flags, as for a build by make."""
+    config = load_config()
+    return [os.environ.get("CXX", "c++"), config.STRICT, *config.compile_command(csrc)]
 
 
 def compile_commands(csrc=ROOT / "csrc"):

@@ -127,7 +127,8 @@ bool& saves_nothing(const std::type_info& type) {
 /// What one of torch's generated nodes shows to compiled autograd, the only way
 /// to its saved variables without the GIL. No hook runs.
 std::vector<at::Tensor> saved_by_generated(const compat::NodePtr& node) {
-  bool& nothing = saves_nothing(typeid(*node));
+  const Node& generated = *node;
+  bool& nothing = saves_nothing(typeid(generated));
   if (nothing) {
     return {};
   }
@@ -228,8 +229,8 @@ std::vector<at::Tensor> saved_by(const compat::NodePtr& node) {
   const c10::impl::ExcludeDispatchKeyGuard no_python(
       c10::DispatchKeySet(
           {c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot}));
-  const std::type_info& type = typeid(*node);
-  if (is_generated(type)) {
+  const Node& made = *node;
+  if (is_generated(typeid(made))) {
     return saved_by_generated(node);
   }
   return dynamic_cast<PyNode*>(node.get()) != nullptr

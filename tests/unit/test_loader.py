@@ -121,15 +121,15 @@ print(torch_ext._C.answer)
     assert f"torch_ext could not be compiled for torch {torch.__version__} with {checkout.compiler} (" in output
     assert "compat.h:2:16: error: " in output and "no_such_name" in output
     log = Path(output.split("The whole output is in ")[1].splitlines()[0].rstrip("."))
-    assert "-Wextra -Werror" in log.read_text()
+    assert "-Wall -Wextra" in log.read_text() and "-Werror" not in log.read_text()
     assert " ... failed after " in errors
     assert output.endswith("\n44\n")
     assert not list(checkout.cache.glob("*.build-*"))
 
 
-def test_warning_is_an_error(checkout):
+def test_warning_is_no_error(checkout):
     checkout.write("csrc/warning.cpp", "static int unused;\n")
-    assert "warning.cpp:1:12: error: " in checkout.import_error()
+    assert checkout.run(TORCH_EXT_WERROR="1")[0] == "42\n"
 
 
 def test_undefined_symbol_is_found_before_the_build_is_kept(checkout):

@@ -143,12 +143,19 @@ def test_sdist_has_the_sources_and_nothing_made_of_them(checkout):
     assert [name for name in names if name.endswith("folder.cpp")] == []
 
 
-def test_warning_is_an_error(checkout):
+def test_warning_is_an_error_to_make(checkout):
     checkout.write("csrc/warning.cpp", "static int unused;\n")
-    result = build_in_place(checkout)
+    result = build_in_place(checkout, TORCH_EXT_WERROR="1")
     assert result.returncode != 0 and "[-Werror=unused-variable]" in result.stdout
     assert "Traceback" not in result.stdout
     assert not list((checkout.root / "torch_ext").glob("_C.*"))
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_warning_is_no_error_to_others(checkout, value):
+    checkout.write("csrc/warning.cpp", "static int unused;\n")
+    result = build_in_place(checkout, TORCH_EXT_WERROR=value)
+    assert result.returncode == 0 and list((checkout.root / "torch_ext").glob("_C.*.so"))
 
 
 def test_compiler_that_links_a_cpp_library_of_its_own(checkout):
