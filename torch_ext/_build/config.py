@@ -42,6 +42,7 @@ def is_strict() -> bool:
     """Whether that is asked for."""
     return os.environ.get("TORCH_EXT_WERROR", "") not in ("", "0")
 
+
 #: The folder of the package in which a wheel has the sources, and the line by which a checkout is known.
 SHIPPED = "_csrc"
 PROJECT_LINE = 'name = "torch_ext"'
