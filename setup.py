@@ -79,8 +79,8 @@ def extension_and_its_command():
                 self.used = compiler.find_compiler()
                 if self.used is None:
                     raise ImportError(compiler.no_compiler())
-                os.environ["CXX"] = self.used.command
                 sources = config.unity_sources(CSRC, ROOT / "build" / "unity")
+                os.environ["CXX"] = compiler.as_one_word(self.used.command, ROOT / "build")
                 for extension in self.extensions:
                     extension.sources = [os.path.relpath(path, ROOT) for path in sources]
                 super().run()

@@ -127,6 +127,17 @@ print(torch_ext._C.answer)
     assert not list(checkout.cache.glob("*.build-*"))
 
 
+def test_compiler_with_arguments(checkout):
+    checkout.write("csrc/compat.h", "#pragma once\n")
+    assert checkout.run(CXX=f"{checkout.compiler} -DANSWER=43")[0] == "43\n"
+
+
+def test_compiler_in_a_folder_with_a_space(checkout):
+    checkout.tools.joinpath("a folder").mkdir()
+    compiler = checkout.compiler.rename(checkout.tools / "a folder" / "g++")
+    assert checkout.run(CXX=f"'{compiler}'")[0] == "42\n"
+
+
 def test_warning_is_no_error(checkout):
     checkout.write("csrc/warning.cpp", "static int unused;\n")
     assert checkout.run(TORCH_EXT_WERROR="1")[0] == "42\n"

@@ -158,6 +158,13 @@ def test_warning_is_no_error_to_others(checkout, value):
     assert result.returncode == 0 and list((checkout.root / "torch_ext").glob("_C.*.so"))
 
 
+def test_compiler_with_arguments(checkout):
+    checkout.write("csrc/compat.h", "#pragma once\n")
+    for answer in 43, 44:  # the second of which compiles again
+        assert build_in_place(checkout, CXX=f"{checkout.compiler} -DANSWER={answer}").returncode == 0
+        assert checkout.run() == (f"{answer}\n", "")
+
+
 def test_compiler_that_links_a_cpp_library_of_its_own(checkout):
     result = build_in_place(checkout, LDFLAGS="-static-libstdc++")
     assert result.returncode != 0 and "has to use the C++ library of torch" in result.stdout

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -79,6 +80,17 @@ def _command() -> list[str] | None:
         if found:
             return [str(found[0])]
     return None
+
+
+def as_one_word(command: str, folder: Path) -> str:
+    """What CXX may be for torch, which takes it for one word, spaces and all: a script in ``folder`` if it is more."""
+    if shlex.split(command) == [command]:
+        return command
+    # ninja compiles again if the name changes. For torch it has to be one of a compiler.
+    script = folder / f"c++-{hashlib.sha256(command.encode()).hexdigest()[:8]}"
+    script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    script.chmod(0o700)
+    return str(script)
 
 
 def no_compiler() -> str:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import cache, config, stamp
-from .compiler import Compiler, find_compiler, no_compiler, write_stamp
+from .compiler import Compiler, as_one_word, find_compiler, no_compiler, write_stamp
 
 # torch's load() counts the builds of a process and renames the module after the
 # first, so a failed build could not be repeated: each build gets a process of its own.
@@ -200,6 +200,7 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
     sources = config.unity_sources(csrc, folder)
     for made in folder.iterdir():
         made.chmod(0o600)  # as everything that the compiler writes
+    cxx = as_one_word(compiler.command, folder)
     arguments = {
         "name": "_C",
         "sources": sources,
@@ -219,7 +220,7 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,  # not the user's, whose files could hide those of the standard library
-            env={**os.environ, "CXX": compiler.command, "PATH": path, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "CXX": cxx, "PATH": path, "LC_ALL": "C.UTF-8"},
             umask=0o077,
         ) as process:
             assert process.stdin is not None  # pipes
