@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ClassMethodDescriptorType, CodeType, MemberDescriptorType
 from typing import Any, NoReturn
 
@@ -51,14 +51,22 @@ def input_grad_buffers(self: FunctionCtx) -> NoReturn:
     raise AttributeError(f"ctx.input_grad_buffers needs torch 2.15 or newer, and this is torch {torch.__version__}")
 
 
-def apply_to_gradients(self: Any, *gradients: Any) -> Any:
-    """Calls backward, as ``grad_fn.apply(*gradients)`` does: with one list if ``boxed_grads_call`` asks for that."""
-    # A class that has become another's has no such attribute; torch itself asks for none here.
-    if getattr(self._forward_cls, "boxed_grads_call", False):
-        gradients = (list(gradients),)
-    # What torch's class has, or what somebody has set on it: our class has this function in its place.
-    ours: Any = next(cls for cls in type(self).__mro__ if vars(cls).get("apply") is apply_to_gradients)
-    return super(ours, self).apply(*gradients)
+def make_apply_to_gradients() -> Callable[..., Any]:
+    """A function that calls backward, as ``grad_fn.apply(*gradients)`` does.
+
+    It knows itself: once this module is reloaded, our classes have one that the module doesn't have any more.
+    """
+
+    def apply(self: Any, *gradients: Any) -> Any:
+        # With one list if this asks for that. A class that has become another's has no such attribute; torch itself
+        # asks for none here.
+        if getattr(self._forward_cls, "boxed_grads_call", False):
+            gradients = (list(gradients),)
+        # What torch's class has, or what somebody has set on it: our class has this function in its place.
+        ours: Any = next(cls for cls in type(self).__mro__ if vars(cls).get("apply") is apply)
+        return super(ours, self).apply(*gradients)
+
+    return apply
 
 
 def ctx_backports() -> dict[str, object]:
@@ -70,7 +78,7 @@ def ctx_backports() -> dict[str, object]:
     if not hasattr(FunctionCtx, "input_grad_buffers"):
         backports["input_grad_buffers"] = property(input_grad_buffers)
     if not hasattr(BackwardCFunction, "apply_boxed"):
-        backports["apply"] = apply_to_gradients
+        backports["apply"] = make_apply_to_gradients()
         backports["apply_boxed"] = BackwardCFunction.apply
     return backports
 

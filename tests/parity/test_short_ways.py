@@ -533,7 +533,7 @@ def what_stands_for_one_gradient(s):
 # --- Keyword arguments --------------------------------------------------------------------------------
 
 
-@scenario
+@scenario(since="2.13")
 def keyword_arguments_by_name(s):
     def make(forward):
         def setup_context(ctx, inputs, output):

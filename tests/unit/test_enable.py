@@ -145,16 +145,17 @@ PROGRAMS = {
         "[each.start() for each in threads]\n[each.join() for each in threads]\n"
         "print(len(seen) == 8 and all(seen))"
     ),
-    # Python 3.15 has a statement for it; its LazyLoader recurses without end in torch, which deletes names of its own.
-    "lazily": (
-        f"lazy import torch\ntorch.Tensor\n{SHOW}"
-        if sys.version_info >= (3, 15)
-        else "import importlib.util, sys\nspec = importlib.util.find_spec('torch')\n"
+}
+# LazyLoader of 3.14.10 and newer recurses without end in torch, which deletes names of its own; 3.15 has a statement.
+if sys.version_info < (3, 14):
+    PROGRAMS["lazily"] = (
+        "import importlib.util, sys\nspec = importlib.util.find_spec('torch')\n"
         "spec.loader = importlib.util.LazyLoader(spec.loader)\n"
         "sys.modules['torch'] = torch = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(torch)\n"
         f"torch.Tensor\n{SHOW}"
-    ),
-}
+    )
+if sys.version_info >= (3, 15):
+    PROGRAMS["lazily"] = f"lazy import torch\ntorch.Tensor\n{SHOW}"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
