@@ -149,6 +149,26 @@ void for_each_node(
 
 // --- Arguments of run_backward() ---------------------------------------------
 
+/// The node that made a tensor, or the one that accumulates a leaf's gradient,
+/// as it stands; null if there is none.
+///
+/// If the base of a view was changed, tensor.grad_fn() makes the view a new node
+/// or refuses to. That is left to the call itself, and here it is null.
+compat::NodePtr standing_node(const at::Tensor& tensor) {
+  const auto* meta = torch::autograd::impl::get_autograd_meta(tensor);
+  if (meta == nullptr) {
+    return {};
+  }
+  const auto* view = torch::autograd::impl::get_view_autograd_meta(tensor);
+  if (view != nullptr && view->has_bw_view() &&
+      view->get_attr_version() != tensor._version()) {
+    return {};
+  }
+  return meta->grad_fn_
+      ? meta->grad_fn_
+      : torch::autograd::impl::try_get_grad_accumulator(tensor);
+}
+
 /// The node that a gradient arrives at for a tensor or a GradientEdge; null if
 /// there is none, or if `object` is neither, which torch will say.
 compat::NodePtr node_at(PyObject* object) {
@@ -157,17 +177,27 @@ compat::NodePtr node_at(PyObject* object) {
         ? node_of_object(PyTuple_GET_ITEM(object, 0))
         : compat::NodePtr();
   }
-  if (!THPVariable_Check(object)) {
-    return {};
-  }
-  const at::Tensor& tensor = THPVariable_Unpack(object);
-  if (const compat::NodePtr maker = tensor.grad_fn()) {
-    return maker;
-  }
-  return torch::autograd::impl::try_get_grad_accumulator(tensor);
+  return THPVariable_Check(object) ? standing_node(THPVariable_Unpack(object))
+                                   : compat::NodePtr();
 }
 
-std::vector<compat::NodePtr> nodes_at(PyObject* objects) {
+/// The same of a tensor that backward begins at. The node that a view is yet to
+/// get leads to its base's.
+compat::NodePtr root_at(PyObject* object) {
+  compat::NodePtr node = node_at(object);
+  if (!node && THPVariable_Check(object)) {
+    const auto* view = torch::autograd::impl::get_view_autograd_meta(
+        THPVariable_Unpack(object));
+    if (view != nullptr && view->has_bw_view()) {
+      return standing_node(view->get_backward_view().base_);
+    }
+  }
+  return node;
+}
+
+std::vector<compat::NodePtr> nodes_at(
+    PyObject* objects,
+    compat::NodePtr (&node_at)(PyObject*)) {
   std::vector<compat::NodePtr> nodes;
   for (Py_ssize_t i = 0;
        PyTuple_Check(objects) && i < PyTuple_GET_SIZE(objects);
@@ -214,9 +244,17 @@ void note_backward(
 }
 
 void note_backward(PyObject* const* args, Py_ssize_t count) {
-  if (torch::autograd::AnomalyMode::is_enabled() && count > 4) {
-    note_backward(nodes_at(args[0]), nodes_at(args[4]), args[2] == Py_True);
+  if (!torch::autograd::AnomalyMode::is_enabled() || count <= 4) {
+    return;
   }
+  const std::vector<compat::NodePtr> targets = nodes_at(args[4], node_at);
+  // Nothing leads to inputs without a node: nothing runs then.
+  const bool runs_nothing = targets.empty() && PyTuple_Check(args[4]) &&
+      PyTuple_GET_SIZE(args[4]) > 0;
+  note_backward(
+      nodes_at(args[0], root_at),
+      targets,
+      /*keeps_graph=*/args[2] == Py_True || runs_nothing);
 }
 
 PyObject* py_backwards(PyObject*, PyObject*) {

@@ -2,6 +2,7 @@
 """Differences that the fuzzer found, and that have no place in another file."""
 
 import contextlib
+import functools
 import warnings
 
 import torch
@@ -65,3 +66,32 @@ def sequence_numbers_after_a_failure_in_anomaly_mode(s):
         with contextlib.suppress(ValueError):
             y.backward(torch.ones_like(y))
     s.record("made afterwards", Fails.apply(x))
+
+
+def views_of_what_was_changed(s):
+    """Of a leaf's view and a result's, each to get a new node when somebody asks for it; and one that gets none."""
+    leaf = s.randn(2, 2, requires_grad=True)
+    of_leaf = leaf[0]
+    base = s.randn(2, 2, requires_grad=True) * 2
+    row, rows = base[0], base.unbind()
+    with torch.no_grad():
+        leaf.add_(1)
+    base.mul_(2)
+    return {"a leaf's": of_leaf, "a result's": row, "one of several": rows[0]}
+
+
+@scenario
+def a_changed_view_is_asked_for_its_node_by_nobody_before_torch(s):
+    for kind, view in views_of_what_was_changed(s).items():
+        for place in "root", "input", "input of a failure":
+            root = view if place == "root" else s.randn(2, requires_grad=place == "input").sum()
+            inputs = [s.randn(2, requires_grad=True)] if place == "root" else [view]
+            gradients = torch.ones_like(root)
+            with warnings.catch_warnings(), s.detect_anomaly():
+                warnings.simplefilter("ignore")  # the text names a place in C++
+                call = functools.partial(torch.autograd.grad, retain_graph=True, allow_unused=True)
+                try:
+                    s.record(f"{kind}, {place}", call(root, inputs, gradients))
+                except RuntimeError as error:
+                    s.record(f"{kind}, {place}", str(error))  # without the report, which stock doesn't make
+            s.outcome(f"{kind}, {place}: its node", lambda view=view: view.grad_fn)

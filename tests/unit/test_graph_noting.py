@@ -208,6 +208,28 @@ def test_the_node_that_a_gradient_is_asked_of_is_not_freed():
         assert _C.notes_of(first.grad_fn)[1] == _C.backwards()
 
 
+def test_a_view_whose_base_was_changed():
+    """It gets its node in the backward itself: what that leads to is freed, and nothing leads to it."""
+    with noting():
+        x = leaf()
+        base = x.exp() * 2
+        view, inner = base[:1], base.grad_fn
+        base.mul_(2)
+        unused = torch.autograd.grad(x.exp().sum(), [view], allow_unused=True)
+        assert unused == (None,) and _C.notes_of(inner)[1] == 0
+        view.backward(torch.ones(1))
+        assert _C.notes_of(inner)[1] == _C.backwards()
+
+
+def test_inputs_that_nothing_leads_to():
+    with noting():
+        node = (loss := leaf().exp().sum()).grad_fn
+        assert torch.autograd.grad(loss, [leaf()], allow_unused=True) == (None,)
+        assert _C.notes_of(node)[1] == 0
+        loss.backward()
+        assert _C.notes_of(node)[1] == _C.backwards()
+
+
 def test_backwards_on_several_threads():
     x = leaf()
     with noting():
