@@ -20,7 +20,10 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -37,7 +40,8 @@ using torch::autograd::FunctionPostHook;
 using torch::autograd::Node;
 using torch::autograd::variable_list;
 
-Checks in_force;
+std::atomic<Checks> in_force = Checks{};
+static_assert(std::atomic<Checks>::is_always_lock_free);
 
 // --- The check of a node -----------------------------------------------------
 
@@ -67,7 +71,7 @@ class FiniteCheck : public FunctionPostHook {
   variable_list operator()(
       const variable_list& outputs,
       const variable_list& inputs) override {
-    if (in_force.deferred) {
+    if (checks().deferred) {
       note_gradients(node_, outputs, inputs);
       return outputs;
     }
@@ -139,10 +143,11 @@ compat::Mutex checking;
 
 void add_hooks(Checked& checked) {
   Node& node = *checked.node;
-  if (in_force.inf || in_force.deferred) {
+  const Checks wanted = checks();
+  if (wanted.inf || wanted.deferred) {
     checked.hook = node.add_post_hook(std::make_unique<FiniteCheck>(node));
   }
-  if (in_force.saved) {
+  if (wanted.saved) {
     node.add_pre_hook(make_saved_check(node));
     checked.hook_before = node.pre_hooks().back().get();
   }
@@ -195,8 +200,8 @@ std::vector<compat::NodePtr> reachable_from(PyObject* roots) {
 
 } // namespace
 
-const Checks& checks() {
-  return in_force;
+Checks checks() {
+  return in_force.load(std::memory_order_relaxed);
 }
 
 PyObject* py_set_anomaly_checks(PyObject*, PyObject* args) {
@@ -210,27 +215,28 @@ PyObject* py_set_anomaly_checks(PyObject*, PyObject* args) {
           args, "pp|ppn", &loss, &inf, &forward, &saved, &every)) {
     return nullptr;
   }
-  Ref before = checked(Py_BuildValue(
-      "OOOOn",
-      in_force.loss ? Py_True : Py_False,
-      in_force.inf ? Py_True : Py_False,
-      in_force.forward ? Py_True : Py_False,
-      in_force.saved ? Py_True : Py_False,
-      in_force.deferred ? static_cast<Py_ssize_t>(in_force.every) : -1));
+  constexpr Py_ssize_t kMost = std::numeric_limits<std::uint32_t>::max();
   set_look_at_calls(forward != 0 || saved != 0 ? check_call : nullptr);
-  in_force = {
-      loss != 0,
-      inf != 0,
-      forward != 0,
-      saved != 0,
-      every >= 0,
-      every > 0 ? static_cast<size_t>(every) : 0};
-  return before.release();
+  const Checks before = in_force.exchange(
+      {loss != 0,
+       inf != 0,
+       forward != 0,
+       saved != 0,
+       every >= 0,
+       static_cast<std::uint32_t>(std::clamp<Py_ssize_t>(every, 0, kMost))});
+  return Py_BuildValue(
+      "OOOOn",
+      before.loss ? Py_True : Py_False,
+      before.inf ? Py_True : Py_False,
+      before.forward ? Py_True : Py_False,
+      before.saved ? Py_True : Py_False,
+      before.deferred ? static_cast<Py_ssize_t>(before.every) : -1);
   END_HANDLE_TH_ERRORS
 }
 
 CheckedGraph::CheckedGraph(PyObject* roots) {
-  const bool any = in_force.inf || in_force.saved || in_force.deferred;
+  const Checks wanted = checks();
+  const bool any = wanted.inf || wanted.saved || wanted.deferred;
   if (!any || !PyTuple_Check(roots)) {
     return;
   }

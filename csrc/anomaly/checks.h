@@ -4,7 +4,7 @@
 
 #include <torch/csrc/python_headers.h>
 
-#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace torch::autograd {
@@ -13,18 +13,19 @@ struct Node;
 
 namespace torch_ext {
 
-/// Which checks anomaly mode makes besides that for NaN.
+/// Which checks anomaly mode makes besides that for NaN. In 8 bytes, which a
+/// thread reads and replaces at once.
 struct Checks {
-  bool loss = false; // of what backward is called on and with
-  bool inf = false; // of each gradient
-  bool forward = false; // of what each operator and Function returns
-  bool saved = false; // of what nodes have saved
-  bool deferred = false; // of gradients, without waiting for devices
-  std::size_t every = 0; // looks then after so many nodes, 0: at the end
+  bool loss : 1 = false; // of what backward is called on and with
+  bool inf : 1 = false; // of each gradient
+  bool forward : 1 = false; // of what each operator and Function returns
+  bool saved : 1 = false; // of what nodes have saved
+  bool deferred : 1 = false; // of gradients, without waiting for devices
+  std::uint32_t every = 0; // looks then after so many nodes, 0: at the end
 };
 
-/// Those in use. Needs the GIL, as everything here.
-const Checks& checks();
+/// Those in use. What else is here needs the GIL.
+Checks checks();
 
 /// set_anomaly_checks(loss, inf, forward=False, saved=False, every=-1): decides it
 /// for the whole process. `every` is -1 unless gradients are checked deferred.

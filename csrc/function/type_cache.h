@@ -19,7 +19,9 @@ namespace torch_ext {
 /// asked.
 inline unsigned int tag_generation() {
   static unsigned int generation = 0;
-  generation += compat::version_tags_restarted();
+  if (compat::version_tags_restarted()) {
+    ++generation;
+  }
   return generation;
 }
 

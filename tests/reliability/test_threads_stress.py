@@ -378,3 +378,38 @@ def test_anomaly_mode_switched_while_others_run():
                 function.apply(torch.ones(2, requires_grad=True))
 
     on_threads(run, fail, run, switch)
+
+
+# What looks on at the calls, operators and backwards of the whole process.
+LOOKING_ON = {
+    "what operators return": lambda: torch_ext.detect_anomaly("forward"),
+    "gradients, later": lambda: torch_ext.detect_anomaly("deferred", check_every=2),
+    "what was saved": lambda: torch_ext.detect_anomaly(check_saved=True),
+    "infinities": lambda: torch_ext.detect_anomaly(check_loss=True, check_inf=True),
+    "profile": lambda: torch_ext.profile.record(stock=False),
+    "lint": torch_ext.lint.watch,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("looking_on", LOOKING_ON)
+def test_looked_at_while_others_run(looking_on):
+    function = make_triple(torch_ext.Function)
+
+    def run_once():
+        x = torch.ones(2, requires_grad=True)
+        y = function.apply(x)
+        y.mul_(2)  # a change, and a value that leaves the graph: both are noted
+        assert y.sum().item() == 12
+        assert torch.autograd.grad(y.sum(), x)[0].tolist() == [6, 6]
+
+    def run(index):
+        for _ in range(ROUNDS // 10):
+            run_once()
+
+    def look(index):
+        for _ in range(ROUNDS // 20):
+            with LOOKING_ON[looking_on]():
+                run_once()
+
+    on_threads(run, look)

@@ -9,6 +9,7 @@
 
 #include <torch/csrc/autograd/python_function.h>
 
+#include <atomic>
 #include <utility>
 
 namespace torch_ext {
@@ -19,7 +20,7 @@ namespace {
 // die.
 Immortal kept_by_static_types;
 
-// Guards the making of what a class keeps on Python without a GIL.
+// Guards the making of what the dict of a class keeps on Python without a GIL.
 compat::Mutex making;
 
 /// cls._backward_cls, which has to be a class that a grad_fn can be made of.
@@ -71,6 +72,7 @@ PyObject* dict_of_module(PyObject* object) {
 /// The same for the dict of a class.
 Ref dict_in_class(PyTypeObject* type) {
   Ref own = compat::type_dict(type);
+  const compat::Lock lock(making);
   Ref kept = find_item(own.get(), names._torch_ext_ctx_type);
   if (!kept) {
     kept = checked(PyDict_New());
@@ -94,17 +96,19 @@ Ref dict_kept_by(PyTypeObject* type) {
     return set_default(
         kept_by_static_types, reinterpret_cast<PyObject*>(type), made.get());
   }
-  auto* heap_type = reinterpret_cast<PyHeapTypeObject*>(type);
-  Ref made;
-  if (heap_type->ht_module == nullptr) {
-    made = checked(PyModule_New("torch_ext"));
+  std::atomic_ref<PyObject*> place(
+      reinterpret_cast<PyHeapTypeObject*>(type)->ht_module);
+  PyObject* module = place.load(std::memory_order_acquire);
+  if (module == nullptr) {
+    Ref made = checked(PyModule_New("torch_ext"));
     dict_in(dict_of_module(made.get()));
+    // Another thread may have been quicker; `module` is then what it has put
+    // there.
+    if (place.compare_exchange_strong(module, made.get())) {
+      module = made.release();
+    }
   }
-  const compat::Lock lock(making);
-  if (heap_type->ht_module == nullptr) {
-    heap_type->ht_module = made.release();
-  }
-  PyObject* dict = dict_of_module(heap_type->ht_module);
+  PyObject* dict = dict_of_module(module);
   Ref kept =
       dict == nullptr ? Ref() : find_item(dict, names._torch_ext_ctx_type);
   // A class of a C module can't be sent by value.
