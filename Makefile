@@ -113,9 +113,10 @@ leaks: build
 	$(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --leaks $(LEAKS) --variant ours tests/parity $(ARGS)
 
 # The interpreter is not built with the sanitizer, so its library is preloaded, and with it C++'s, from which it takes
-# over functions. PYTHONMALLOC lets it see each of Python's blocks.
+# over functions. PYTHONMALLOC lets it see each of Python's blocks; Python without a GIL has one allocator only.
+malloc   = $(shell $(PY) -c 'import sysconfig; print("" if sysconfig.get_config_var("Py_GIL_DISABLED") else "PYTHONMALLOC=malloc")')
 library  = $(shell $(CXX) -print-file-name=$(1))
-sanitize = PYTHONMALLOC=malloc LD_PRELOAD='$(foreach each,$(1),$(call library,lib$(each).so)) $(call library,libstdc++.so.6)' \
+sanitize = $(malloc) LD_PRELOAD='$(foreach each,$(1),$(call library,lib$(each).so)) $(call library,libstdc++.so.6)' \
 	TORCH_EXT_CFLAGS='$(2) -g1 -fno-omit-frame-pointer' $(PY) -m pytest -p no:cacheprovider
 SANITIZED ?= tests/parity tests/unit/test_hooks.py tests/unit/test_beyond_stock.py tests/reliability/test_threads_stress.py
 
@@ -134,14 +135,15 @@ asan_ubsan: build
 	  -fsanitize=undefined -fno-sanitize=vptr -fno-sanitize-recover=all) \
 	  -n $(WORKERS) --maxprocesses 8 $(SANITIZED) $(ARGS)
 
-# Only our code is instrumented, so it sees races between our own accesses.
+# Only our code is instrumented, so it sees races between our own accesses. Python without a GIL has to be built with it
+# too, or its locks aren't seen: docs/reliability.md.
 tsan: build
-	TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:$$TSAN_OPTIONS \
 	  $(call sanitize,tsan,-fsanitize=thread) -s tests/reliability/test_threads_stress.py $(ARGS)
 
 # The interpreter reads uninitialised memory here and there: only errors with torch_ext on the stack count.
 valgrind: build
-	PYTHONMALLOC=malloc valgrind --quiet --log-file=valgrind.log $(PY) -m pytest -p no:cacheprovider \
+	$(malloc) valgrind --quiet --log-file=valgrind.log $(PY) -m pytest -p no:cacheprovider \
 	  tests/unit/test_beyond_stock.py -k 'not long_chain and not metadata' $(ARGS)
 	! grep '_C\..*\.so\|torch_ext.*\.so' valgrind.log
 
