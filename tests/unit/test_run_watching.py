@@ -145,6 +145,22 @@ def test_each_process_has_a_report_of_its_own(program, tmp_path):
     assert errors.count("custom Function in") == 4
 
 
+ENDED_AT_ONCE = """
+for _ in range(20):
+    if not (child := os.fork()):
+        time.sleep(5)
+        os._exit(7)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_that_is_ended_at_once_ends(program, tmp_path):
+    """Python forgets the signals with a handler that came before its own work after a fork; Pool.terminate() waits."""
+    status, printed, _ = run(program, ("--report",), ENDED_AT_ONCE, tmp_path)
+    assert (status, printed.split()) == (0, ["-15"] * 20)
+
+
 def test_ranks_write_files_of_their_own(program, tmp_path):
     for rank in "01":
         assert run(program, ("--json", "r.json"), "train()", tmp_path, RANK=rank, WORLD_SIZE="2")[0] == 0

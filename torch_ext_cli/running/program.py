@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,6 +48,7 @@ class _Watching:
                 with contextlib.suppress(ValueError):  # torch was imported on another thread
                     signal.signal(number, self._end_by_signal)
         os.register_at_fork(after_in_child=self._start_anew)
+        _hold_signals_back_while_forking()
         from multiprocessing import parent_process, util
 
         # Processes of multiprocessing end without atexit, and with what is registered there.
@@ -158,6 +160,21 @@ class _Watching:
         rank = os.environ.get("RANK", "") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
         parts = [f"rank{rank}" if rank else "", str(os.getpid()) if self._options.is_child else ""]
         return path.with_name(".".join([path.stem, *filter(None, parts)]) + path.suffix)
+
+
+def _hold_signals_back_while_forking() -> None:
+    """Keeps a signal that comes to a child at once: Python forgets those with a handler while it makes the child."""
+    local = threading.local()
+
+    def hold_back() -> None:
+        local.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def let_through() -> None:
+        mask = local.__dict__.pop("mask", None)  # none if another thread forks just now
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    os.register_at_fork(before=hold_back, after_in_parent=let_through, after_in_child=let_through)
 
 
 def _say(text: str) -> None:
