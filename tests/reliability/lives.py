@@ -66,6 +66,19 @@ def leave_once_released(nodes):
     os._exit(0)
 
 
+def run_on_a_thread(work):
+    """Run it on a thread, and wait until the thread is gone.
+
+    Before Python 3.13 ``join()`` may return while the thread still releases what torch keeps for it since its backward.
+    If the interpreter ends meanwhile, the process aborts, on stock torch too.
+    """
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+        time.sleep(0.001)
+
+
 def leaf():
     return torch.tensor([1.0, 2.0], requires_grad=True)
 
@@ -150,9 +163,7 @@ def exits_in_a_hook():
 def exits_in_a_hook_on_a_thread():
     y = Double.apply(leaf())
     y.register_hook(lambda grad: os._exit(9))
-    thread = threading.Thread(target=y.sum().backward)
-    thread.start()
-    thread.join()
+    run_on_a_thread(y.sum().backward)
 
 
 def aborts_in_forward_of_a_thread_while_another_runs():
@@ -293,9 +304,7 @@ def backward_is_refused_after_a_subinterpreter():
                 said.append(str(error))
 
         run()
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
+        run_on_a_thread(run)
 
     def on_both():
         said.clear()
@@ -470,9 +479,7 @@ def million(apply, run, stack=None):
         work()
     else:
         threading.stack_size(stack)
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
+        run_on_a_thread(work)
 
 
 def runs_a_million_nodes():
