@@ -242,6 +242,30 @@ def test_what_stocks_leak_keeps_is_no_difference(monkeypatch, stock, ours, same)
             compare._compare_once(text, "ours", lambda name: None)
 
 
+FAILED = ["0 apply raised:", "  text: x INTERNAL ASSERT FAILED at y"]
+
+
+@pytest.mark.parametrize(
+    "stock, ours, same",
+    [
+        ([*FAILED, "1 backward"], [*FAILED, "1 another"], True),
+        ([*FAILED, "  1"], [*FAILED, "  2"], False),  # in the step itself
+        (["before", *FAILED], ["otherwise", *FAILED], False),
+        ([*FAILED, "1 backward"], ["0 apply returned", "1 another"], False),
+        (["1 backward"], [*FAILED, "1 another"], False),
+    ],
+)
+def test_what_follows_a_failed_assertion_of_torchs_is_no_difference(monkeypatch, stock, ours, same):
+    transcripts = iter([stock + _transcript(), ours + _transcript()])
+    monkeypatch.setattr(compare, "transcript", lambda *arguments: next(transcripts))
+    text = "def program(s):\n    pass\n"
+    if same:
+        assert compare._compare_once(text, "ours", lambda name: None).after_assertion
+    else:
+        with pytest.raises(compare.Difference):
+            compare._compare_once(text, "ours", lambda name: None)
+
+
 def test_command_line(capsys):
     assert main(["--seed", "4", "--programs", "3", "--workers", "1"]) == 0
     printed = capsys.readouterr().out

@@ -39,11 +39,13 @@ class Run:
     Attributes:
         outcomes: the outcome of each step on stock, "returned" or the name of an exception.
         stock_leaks: whether it left less alive on torch_ext than on stock.
+        after_assertion: whether it differed only after an assertion of torch's own had failed in it on both.
         unsteady: whether it differed only once: torch does some things on first use alone.
     """
 
     outcomes: list = field(default_factory=list)
     stock_leaks: bool = False
+    after_assertion: bool = False
     unsteady: bool = False
 
 
@@ -132,7 +134,8 @@ def _compare_once(text, variant, phase):
         expected, expected_alive = _apart(expected)
         actual, alive = _apart(actual)
         run.stock_leaks = expected_alive > alive and _visible_anyway(actual) == _visible_anyway(expected)
-        if not run.stock_leaks:
+        run.after_assertion = not run.stock_leaks and _same_until_an_assertion(expected, actual)
+        if not run.stock_leaks and not run.after_assertion:
             lines = difflib.unified_diff(
                 [*expected, f"alive: {dict(expected_alive)}"],
                 [*actual, f"alive: {dict(alive)}"],
@@ -161,6 +164,15 @@ def placeless(lines):
 def _visible_anyway(lines):
     """What is left on stock holds nodes of leaves: they keep what anomaly mode noted, and backward uses them again."""
     return [line for line in lines if not line.strip().startswith(("metadata:", "sequence_nr:"))]
+
+
+def _same_until_an_assertion(expected, actual):
+    """Whether an assertion of torch's own failed in a step, and up to the end of that step both are the same."""
+    failed = next((at for at, line in enumerate(expected) if "INTERNAL ASSERT FAILED" in line), None)
+    if failed is None:
+        return False
+    end = next((at for at in range(failed, len(expected)) if not expected[at].startswith(" ")), len(expected))
+    return actual[:end] == expected[:end]
 
 
 def _apart(lines):

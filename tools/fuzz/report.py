@@ -40,6 +40,8 @@ def summary(report):
         lines.append(f"{report.left_out} programs were not run, since threads can see each other in them")
     if report.stock_leaks:
         lines.append(f"{report.stock_leaks} programs left something alive on stock torch and not on torch_ext")
+    if report.after_assertion:
+        lines.append(f"{report.after_assertion} programs differed after an internal assertion of torch's had failed")
     if report.unsteady:
         lines.append(f"{report.unsteady} programs differed once and not again, or on stock's threads too")
     if report.stock_crashes:

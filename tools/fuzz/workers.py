@@ -30,6 +30,7 @@ class Report:
         found: differences.
         stock_crashes: numbers of programs that stock torch did not survive.
         stock_leaks: how many programs left less alive on torch_ext than on stock.
+        after_assertion: how many differed only after an assertion of torch's own had failed in them.
         unsteady: how many differed, but not when they ran again, or on threads on stock as well.
         left_out: how many were not run, since threads would see each other in them.
     """
@@ -41,11 +42,13 @@ class Report:
     found: list[Found] = field(default_factory=list)
     stock_crashes: list[int] = field(default_factory=list)
     stock_leaks: int = 0
+    after_assertion: int = 0
     unsteady: int = 0
 
     def add(self, program, run):
         self.programs += 1
         self.stock_leaks += run.stock_leaks
+        self.after_assertion += run.after_assertion
         self.unsteady += run.unsteady
         steps = program.facilities()
         self.used.update(set().union(*steps))
@@ -57,6 +60,7 @@ class Report:
         self.programs += other.programs
         self.left_out += other.left_out
         self.stock_leaks += other.stock_leaks
+        self.after_assertion += other.after_assertion
         self.unsteady += other.unsteady
         self.used.update(other.used)
         self.found += other.found
