@@ -40,6 +40,7 @@ _VARYING = (
     (re.compile(r"__compiled_fn_(\d+)_[0-9a-f_]{30,}"), r"__compiled_fn_\1"),
     (re.compile(r"\baot\d+"), "aot"),  # counted in each process
     (re.compile(r"<eval_with_key>\.\d+"), "<eval_with_key>"),
+    (re.compile(r"\bkey size(s?)[ =]\[?\d[\d, ]*\]?"), r"key size\1 <n>"),  # ids in it take more bytes as they grow
     (re.compile(r"__builtins_dict___\d+"), "__builtins_dict__"),
 )
 
