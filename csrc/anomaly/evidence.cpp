@@ -21,6 +21,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <typeinfo>
 #include <unordered_map>
 #include <utility>
@@ -165,7 +166,10 @@ at::Tensor unpack_without_hooks(
     const SavedVariable& variable,
     const compat::NodePtr& node) {
   try {
-    return variable.has_hooks() ? at::Tensor() : variable.unpack(node);
+    // Unpacking asks for the tensor's grad_fn(), and stock torch doesn't now.
+    const std::optional<at::Tensor> data = variable.get_raw_data();
+    const bool untold = !data || (data->defined() && awaits_node(*data));
+    return untold ? at::Tensor() : variable.unpack(node);
   } catch (const c10::Error&) { // modified in place
     return at::Tensor();
   }

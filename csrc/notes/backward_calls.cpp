@@ -152,16 +152,11 @@ void for_each_node(
 /// The node that made a tensor, or the one that accumulates a leaf's gradient,
 /// as it stands; null if there is none.
 ///
-/// If the base of a view was changed, tensor.grad_fn() makes the view a new node
-/// or refuses to. That is left to the call itself, and here it is null.
+/// A new node for a changed view is left to the call itself, and here it is
+/// null.
 compat::NodePtr standing_node(const at::Tensor& tensor) {
   const auto* meta = torch::autograd::impl::get_autograd_meta(tensor);
-  if (meta == nullptr) {
-    return {};
-  }
-  const auto* view = torch::autograd::impl::get_view_autograd_meta(tensor);
-  if (view != nullptr && view->has_bw_view() &&
-      view->get_attr_version() != tensor._version()) {
+  if (meta == nullptr || awaits_node(tensor)) {
     return {};
   }
   return meta->grad_fn_

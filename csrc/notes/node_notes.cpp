@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/python_anomaly_mode.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/autograd/python_function.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <exception>
 #include <typeinfo>
@@ -138,6 +139,12 @@ compat::NodePtr node_of_object(PyObject* object) {
     return reinterpret_cast<torch::autograd::THPCppFunction*>(object)->cdata;
   }
   return {};
+}
+
+bool awaits_node(const at::Tensor& tensor) {
+  const auto* view = torch::autograd::impl::get_view_autograd_meta(tensor);
+  return view != nullptr && view->has_bw_view() &&
+      view->get_attr_version() != tensor._version();
 }
 
 NodeNotes* notes_of(Node& node) {

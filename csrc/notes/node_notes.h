@@ -5,6 +5,7 @@
 #include <compat.h>
 #include <notes/lazy_traceback.h>
 
+#include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/function.h>
 
 #include <atomic>
@@ -62,6 +63,10 @@ std::unique_ptr<NodeNotes> make_notes();
 
 /// The node behind a grad_fn; null if there is none, or if `object` is none.
 compat::NodePtr node_of_object(PyObject* object);
+
+/// Whether tensor.grad_fn() would make the tensor a new node, or refuse to: it is
+/// a view, and its base was changed.
+bool awaits_node(const at::Tensor& tensor);
 
 /// Node's own mutex, which guards what a node has saved, and is locked while it
 /// runs.

@@ -95,3 +95,25 @@ def a_changed_view_is_asked_for_its_node_by_nobody_before_torch(s):
                 except RuntimeError as error:
                     s.record(f"{kind}, {place}", str(error))  # without the report, which stock doesn't make
             s.outcome(f"{kind}, {place}: its node", lambda view=view: view.grad_fn)
+
+
+@scenario
+def a_changed_view_that_was_saved_gets_no_node_after_backward(s):
+    class Keeps(s.Function):
+        @staticmethod
+        def forward(ctx, x):
+            y = x * 3
+            x.mul_(2)
+            ctx.save_for_backward(x)
+            return y
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 3
+
+    leaf = s.randn(2, 2, requires_grad=True)
+    y = Keeps.apply(leaf[0])
+    with warnings.catch_warnings(), s.detect_anomaly():
+        warnings.simplefilter("ignore")  # the text names a place in C++
+        s.record("gradient", torch.autograd.grad(y.sum(), leaf))
+    s.record("made afterwards", leaf * 2)
