@@ -9,6 +9,14 @@ import torch
 from harness import scenario
 
 
+@contextlib.contextmanager
+def in_anomaly_mode(s):
+    """Without its warnings, whose text names a place in C++."""
+    with warnings.catch_warnings(), s.detect_anomaly():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def with_flag(s, name, value):
     class Flagged(s.Function):
         @staticmethod
@@ -59,8 +67,7 @@ def sequence_numbers_after_a_failure_in_anomaly_mode(s):
 
     x = s.randn(3, requires_grad=True)
     y = Fails.apply(x)
-    with warnings.catch_warnings(), s.detect_anomaly():
-        warnings.simplefilter("ignore")  # the text names a place in C++
+    with in_anomaly_mode(s):
         with contextlib.suppress(ValueError):
             y.sum().backward(retain_graph=True)
         with contextlib.suppress(ValueError):
@@ -87,8 +94,7 @@ def a_changed_view_is_asked_for_its_node_by_nobody_before_torch(s):
             root = view if place == "root" else s.randn(2, requires_grad=place == "input").sum()
             inputs = [s.randn(2, requires_grad=True)] if place == "root" else [view]
             gradients = torch.ones_like(root)
-            with warnings.catch_warnings(), s.detect_anomaly():
-                warnings.simplefilter("ignore")  # the text names a place in C++
+            with in_anomaly_mode(s):
                 call = functools.partial(torch.autograd.grad, retain_graph=True, allow_unused=True)
                 try:
                     s.record(f"{kind}, {place}", call(root, inputs, gradients))
@@ -113,7 +119,6 @@ def a_changed_view_that_was_saved_gets_no_node_after_backward(s):
 
     leaf = s.randn(2, 2, requires_grad=True)
     y = Keeps.apply(leaf[0])
-    with warnings.catch_warnings(), s.detect_anomaly():
-        warnings.simplefilter("ignore")  # the text names a place in C++
+    with in_anomaly_mode(s):
         s.record("gradient", torch.autograd.grad(y.sum(), leaf))
     s.record("made afterwards", leaf * 2)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The fuzzer: its programs show no difference, and it would find one."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -219,6 +220,14 @@ def _transcript(line="as it is", metadata="", alive=()):
     return [line, f"  metadata: list({metadata})", "alive at the end:", "  dict:", *alive]
 
 
+def compare_transcripts(monkeypatch, stock, ours, differ):
+    """Compare a program that has these transcripts; None if that shows a difference, as it has to with ``differ``."""
+    transcripts = iter([stock, ours])
+    monkeypatch.setattr(compare, "transcript", lambda *arguments: next(transcripts))
+    with pytest.raises(compare.Difference) if differ else contextlib.nullcontext():
+        return compare._compare_once("def program(s):\n    pass\n", "ours", lambda name: None)
+
+
 NODE = ["    'Node': 1"]
 
 
@@ -232,14 +241,8 @@ NODE = ["    'Node': 1"]
     ],
 )
 def test_what_stocks_leak_keeps_is_no_difference(monkeypatch, stock, ours, same):
-    transcripts = iter([stock, ours])
-    monkeypatch.setattr(compare, "transcript", lambda *arguments: next(transcripts))
-    text = "def program(s):\n    pass\n"
-    if same:
-        assert compare._compare_once(text, "ours", lambda name: None).stock_leaks
-    else:
-        with pytest.raises(compare.Difference):
-            compare._compare_once(text, "ours", lambda name: None)
+    run = compare_transcripts(monkeypatch, stock, ours, differ=not same)
+    assert not same or run.stock_leaks
 
 
 FAILED = ["0 apply raised:", "  text: x INTERNAL ASSERT FAILED at y"]
@@ -256,14 +259,8 @@ FAILED = ["0 apply raised:", "  text: x INTERNAL ASSERT FAILED at y"]
     ],
 )
 def test_what_follows_a_failed_assertion_of_torchs_is_no_difference(monkeypatch, stock, ours, same):
-    transcripts = iter([stock + _transcript(), ours + _transcript()])
-    monkeypatch.setattr(compare, "transcript", lambda *arguments: next(transcripts))
-    text = "def program(s):\n    pass\n"
-    if same:
-        assert compare._compare_once(text, "ours", lambda name: None).after_assertion
-    else:
-        with pytest.raises(compare.Difference):
-            compare._compare_once(text, "ours", lambda name: None)
+    run = compare_transcripts(monkeypatch, stock + _transcript(), ours + _transcript(), differ=not same)
+    assert not same or run.after_assertion
 
 
 def test_command_line(capsys):
