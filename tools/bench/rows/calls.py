@@ -133,8 +133,8 @@ def keywords_of_forward(base):
     return Probe(lambda: function.apply(x, factor=2.0), lambda: function.forward(ctx, x, factor=2.0))
 
 
-def forward_takes_keywords():
-    """Whether this torch lets ``apply`` have keyword arguments without ``setup_context``."""
+def stock_takes_keywords():
+    """Whether this torch lets ``apply`` have keyword arguments: from 2.13 on."""
     try:
         scale_function(torch.autograd.Function).apply(torch.ones(1), factor=2.0)
     except TypeError:
@@ -230,9 +230,11 @@ ROWS = (
         partial(many, torch_ext.Function),
     ),
     against_stock("setup_context", "overhead: setup_context, a default argument", setup_context),
-    against_stock("keywords", "overhead: setup_context, a keyword argument", keywords),
-    *[against_stock("forward_keywords", "overhead: a keyword argument of forward", keywords_of_forward)]
-    * forward_takes_keywords(),
+    *[
+        against_stock("keywords", "overhead: setup_context, a keyword argument", keywords),
+        against_stock("forward_keywords", "overhead: a keyword argument of forward", keywords_of_forward),
+    ]
+    * stock_takes_keywords(),
     *[
         against_stock(f"inputs_{count}", f"overhead: {count} inputs, a new output", partial(inputs, count=count))
         for count in COUNTS
