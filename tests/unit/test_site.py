@@ -19,6 +19,8 @@ import pytest
 from harness.browser import BROWSER, DARK, look_at
 from harness.public_names import own_names, public_names
 
+from tools.site import sources
+
 ROOT = Path(__file__).resolve().parents[2]
 WIDTHS = [1280, 400]
 PAGES = """index quickstart guide explain anomaly hooks tracer examples faq commands testing reference/index changes
@@ -57,6 +59,14 @@ def pages_of(site):
 
 def test_it_builds_without_a_warning(site):
     assert site.printed == ""
+
+
+def test_a_virtual_environment_is_no_source(tmp_path, monkeypatch):
+    for name in ("csrc/module.cpp", "csrc/module.so", ".venv/pyvenv.cfg", ".venv/lib/module.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(sources, "ROOT", tmp_path)  # without a history, as an sdist is
+    assert sources.tracked() == [tmp_path / "csrc" / "module.cpp"]
 
 
 def test_every_page_is_there(site):

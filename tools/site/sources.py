@@ -8,6 +8,7 @@ each name of the reference there is such a link.
 import html
 import importlib
 import inspect
+import os
 import subprocess
 from pathlib import Path
 
@@ -23,9 +24,16 @@ SCHEME = "source:"
 def tracked():
     """The files of the repository; in an sdist, which has no history, those that are there and not made of others."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    names = done.stdout.split("\0") if done.returncode == 0 else map(str, ROOT.rglob("*"))
+    names = filter(None, done.stdout.split("\0")) if done.returncode == 0 else there()
     made = {".pyc", ".so"}
-    return sorted(path for name in names if name and (path := ROOT / name).is_file() and path.suffix not in made)
+    return sorted(path for name in names if (path := ROOT / name).is_file() and path.suffix not in made)
+
+
+def there():
+    """All files but those of a virtual environment, which has tens of thousands."""
+    for folder, inside, names in os.walk(ROOT):
+        inside[:] = [name for name in inside if not Path(folder, name, "pyvenv.cfg").exists()]
+        yield from (Path(folder, name) for name in names)
 
 
 def page_of(path):
@@ -66,10 +74,11 @@ def folder_body(app, path, files):
 def collect_pages(app):
     """The pages that Sphinx writes beside those that it has read."""
     files = tracked()
-    folders = {path: [file for file in files if (ROOT / path) in file.parents] for path in app.shown_sources}
+    shown_folders = filter(Path.is_dir, map(ROOT.joinpath, app.shown_sources))
+    folders = {str(path.relative_to(ROOT)): [file for file in files if path in file.parents] for path in shown_folders}
     shown = app.shown_sources | {str(file.relative_to(ROOT)) for inside in folders.values() for file in inside}
     for path in sorted(shown):
-        body = folder_body(app, path, folders[path]) if (ROOT / path).is_dir() else file_body(app, path)
+        body = folder_body(app, path, folders[path]) if path in folders else file_body(app, path)
         yield page_of(path), {"title": path, "body": body}, "page.html"
 
 
