@@ -104,6 +104,52 @@ def nested_calls(s):
     profiled(s, lambda: Outer.apply(x).sum().backward(), record_shapes=True)
 
 
+def changed_views(s):
+    """Views whose base was changed in place since, each to get a new node; and one that can't have one."""
+    leaf = s.randn(2, 2, requires_grad=True)
+    base = s.randn(2, 2, requires_grad=True) * 2
+    views = {
+        "a leaf's": leaf[0],
+        "a result's": base[0],
+        "negative": torch._neg_view(base),
+        "of several": base.unbind()[0],
+    }
+    with torch.no_grad():
+        leaf.add_(1)
+    base.mul_(2)
+    return views
+
+
+@scenario
+def views_that_were_changed(s):
+    """Their histories are made before the call begins; the one that can't be made leaves no call."""
+    square = make_square(s.Function)
+    for kind, view in changed_views(s).items():
+        for options in {}, {"record_shapes": True}:
+            s.record("view", kind)
+            profiled(s, lambda view=view: s.outcome("call", square.apply, view), **options)
+    x = changed_views(s)["negative"]
+    profiled(s, lambda: square.apply(x).sum().backward())
+
+
+@scenario
+def view_that_another_function_changed(s):
+    class Doubled(s.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.mark_dirty(x)
+            return x.mul_(2)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    base = s.randn(2, 2, requires_grad=True) * 2
+    view = base[0]
+    Doubled.apply(base)
+    profiled(s, lambda: make_product(s.Function).apply(view, view).sum().backward(), record_shapes=True)
+
+
 @scenario
 def call_that_raises(s):
     class Fails(s.Function):

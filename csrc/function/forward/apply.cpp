@@ -20,9 +20,11 @@
 #include <python/tuple.h>
 #include <tracer/record.h>
 
+#include <ATen/SequenceNumber.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/forward_grad.h>
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -190,14 +192,17 @@ Ref call(
     const Arguments& arguments,
     const Inputs& inputs,
     TimedCall& timed) {
-  ObservedCall observed(cls, arguments);
-  check_single_level_allowed();
-  // Before the node: this may make the history of a view that was changed in
-  // place, which is older than the node and has to have a smaller number.
+  // As torch does: observers get the number from before the edges.
+  const std::uint64_t sequence_nr = at::sequence_number::peek();
+  // Before the node and before observers hear of the call: this may make the
+  // history of a view that was changed in place, which is older than the node,
+  // has to have a smaller number, and is no part of the call.
   torch::autograd::edge_list edges;
   if (inputs.executable) {
     edges = inputs.edges();
   }
+  ObservedCall observed(cls, arguments, sequence_nr);
+  check_single_level_allowed();
   Ref object = new_ctx(record.ctx_type.as_type());
   const compat::NodeDuringCall node(object.get());
   Ctx& ctx = as_ctx(object.get());

@@ -4,7 +4,6 @@
 #include <python/tensor.h>
 #include <tracer/infer.h>
 
-#include <ATen/SequenceNumber.h>
 #include <torch/csrc/profiler/api.h>
 
 #include <utility>
@@ -42,10 +41,8 @@ std::vector<c10::IValue> observed_inputs(
 void ObservedCall::begin(
     at::StepCallbacks&& callbacks,
     PyTypeObject* cls,
-    const Arguments& arguments) {
-  // The number that the call's node will get, by which the profiler links the
-  // two.
-  const auto sequence_nr = static_cast<int64_t>(at::sequence_number::peek());
+    const Arguments& arguments,
+    std::int64_t sequence_nr) {
   record_.emplace(std::move(callbacks));
   const bool with_tensors = record_->needsInputs();
   const std::vector<c10::IValue> inputs =

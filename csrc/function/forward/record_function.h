@@ -6,6 +6,7 @@
 
 #include <ATen/record_function.h>
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -15,11 +16,19 @@ namespace torch_ext {
 /// inputs if an observer wants them. If nobody observes, this is one check.
 class ObservedCall {
  public:
-  /// Throws TypeError for an argument that only claims to be a tensor.
-  ObservedCall(PyTypeObject* cls, const Arguments& arguments) {
+  /// `sequence_nr`: by which the profiler links the call and its node. Throws
+  /// TypeError for an argument that only claims to be a tensor.
+  ObservedCall(
+      PyTypeObject* cls,
+      const Arguments& arguments,
+      std::uint64_t sequence_nr) {
     if (auto callbacks =
             at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION)) {
-      begin(std::move(*callbacks), cls, arguments);
+      begin(
+          std::move(*callbacks),
+          cls,
+          arguments,
+          static_cast<std::int64_t>(sequence_nr));
     }
   }
 
@@ -27,7 +36,8 @@ class ObservedCall {
   void begin(
       at::StepCallbacks&& callbacks,
       PyTypeObject* cls,
-      const Arguments& arguments);
+      const Arguments& arguments,
+      std::int64_t sequence_nr);
 
   std::optional<at::RecordFunction> record_;
 };
