@@ -28,6 +28,8 @@ CANNOT_FAIL = re.compile(
     r"|Long_AsLongLong$|Object_HashNot|Sequence_Check|Type_IsSubtype|Iter_Next|Unicode_Compare)"
     r"|_Py(Object_GetDictPtr|Type_Lookup|_Dealloc|ThreadState_UncheckedGet)|Py_IsInitialized|_PyObject_New$"
     r"|PyCapsule_GetContext|PyCapsule_GetName"
+    # Without a GIL: locks, and counts of references.
+    r"|Py(CriticalSection_|Mutex_|Unstable_EnableTryIncRef|Unstable_TryIncRef)|_Py_(DecRefShared|MergeZeroLocalRefcount)"
 )
 #: The end of a call, which Python 3.10 has inline: it takes over the result, so its failure would leak that.
 ENDS_CALL = "_Py_CheckFunctionResult"

@@ -45,7 +45,9 @@ struct Held {
 class Search {
  public:
   explicit Search(PyObject* ctx)
-      : ctx_(ctx), cdata_(reinterpret_cast<THPFunction*>(ctx)->cdata) {}
+      : ctx_(ctx),
+        cdata_(reinterpret_cast<THPFunction*>(ctx)->cdata),
+        last_look_(compat::is_last_look(ctx)) {}
 
   bool owns_all_holders() {
     const size_t expected = compat::other_holders(cdata_);
@@ -70,7 +72,7 @@ class Search {
   static int count(PyObject* child, void* arg) {
     auto& search = *static_cast<Search*>(arg);
     if (child == search.ctx_ || !PyObject_IS_GC(child) || PyType_Check(child) ||
-        Py_REFCNT(child) > kMostReferences) {
+        search.references_to(child) > kMostReferences) {
       return 0;
     }
     Owned* owned = search.find(child);
@@ -78,7 +80,7 @@ class Search {
       if (search.owned_.size() == kMostObjects) {
         return 1;
       }
-      search.owned_.push_back({child, Py_REFCNT(child), false});
+      search.owned_.push_back({child, search.references_to(child), false});
       owned = &search.owned_.back();
     }
     --owned->unexplained;
@@ -100,6 +102,10 @@ class Search {
   int visit_children(PyObject* object, visitproc visit) {
     const traverseproc traverse = Py_TYPE(object)->tp_traverse;
     return traverse == nullptr ? 0 : traverse(object, visit, this);
+  }
+
+  Py_ssize_t references_to(PyObject* object) const {
+    return compat::references_in_collection(object, last_look_);
   }
 
   Owned* find(PyObject* object) {
@@ -190,7 +196,7 @@ class Search {
     // The views have one reference to the Python object.
     Owned* owned = object != nullptr ? find(object) : nullptr;
     if (owned == nullptr) {
-      if (object == nullptr || Py_REFCNT(object) == 1) {
+      if (object == nullptr || references_to(object) == 1) {
         follow_tensor(base);
       }
     } else if (owned->unexplained == 1) {
@@ -207,7 +213,7 @@ class Search {
     PyObject* object = compat::object_of(*node);
     if (all_holders_found(node.get(), node.use_count(), object) &&
         node.get() != compat::owned_node(cdata_) &&
-        (object == nullptr || Py_REFCNT(object) == 1 || is_owned(object))) {
+        (object == nullptr || references_to(object) == 1 || is_owned(object))) {
       follow_edges(*node);
     }
   }
@@ -247,6 +253,7 @@ class Search {
 
   PyObject* ctx_;
   const compat::NodeOfCtx& cdata_;
+  bool last_look_;
   c10::SmallVector<Owned, kMostObjects> owned_;
   c10::SmallVector<PyObject*, kMostObjects> to_mark_;
   c10::SmallVector<Held, kMostHeld> held_;
