@@ -44,9 +44,19 @@ SLOW = {
 }
 
 
+MAKES_A_CLASS = {"first_use_of_a_class", "installation", "view_of_an_input"}
+
+
+def make_a_class():
+    """On Python without a GIL each class leaves a block behind."""
+    return type("Unused", (), {})
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in SLOW)) for n in BODIES])
 def test_a_thousand_runs_leave_nothing(name, frozen):
     lost = grows(BODIES[name], REPEAT)
+    if lost and name in MAKES_A_CLASS:
+        lost -= grows(make_a_class, REPEAT)
     assert not lost or not (lost & grows(BODIES[name], REPEAT))
 
 

@@ -146,7 +146,9 @@ def test_what_was_put_into_it_dies_with_the_node(touch):
 def test_what_the_collector_shows_is_not_used_again():
     touched(leave_alone)
     node()  # makes ready what was given back
-    found = [each for each in gc.get_objects() if type(each) is dict and list(each) == ["traceback_"]]
+    one_entry = [each for each in gc.get_objects() if type(each) is dict and len(each) == 1]
+    # Compared by type first: what other tests left may raise in a comparison.
+    found = [each for each in one_entry for key in each if type(key) is str and key == "traceback_"]
     assert found
     for each in found:
         each["traceback_"].append("seen")

@@ -21,7 +21,7 @@ from tools.wheels.build import copy_with_stamp, wheel_of_sources
 from tools.wheels.merge import merge
 from tools.wheels.repair import reason, repair
 
-PYTHON = ".".join(platform.python_version_tuple()[:2])
+PYTHON = cli.HERE
 USE = """
 import torch, torch_ext
 
@@ -89,8 +89,8 @@ def test_installed_it_needs_no_compiler(package, tmp_path):
     """The extension of this environment in a wheel, in an environment that has torch, and no compiler and no ninja."""
     wheel = merge(package, [Path(torch_ext._C.__file__)], cli.tag_of(PYTHON), tmp_path)
     wheel = repair(wheel, tmp_path / "repaired")
-    tag = f"cp{PYTHON.replace('.', '')}"
-    assert re.fullmatch(rf"torch_ext-.*-{tag}-{tag}-manylinux_\d+_\d+_{platform.machine()}\.whl", wheel.name)
+    tag = cli.tag_of(PYTHON).partition("-linux_")[0]
+    assert re.fullmatch(rf"torch_ext-.*-{tag}-manylinux_\d+_\d+_{platform.machine()}\.whl", wheel.name)
     # torch's libraries, and all others, stay outside.
     assert [name for name in members(wheel) if name.endswith((".so", ".so.1")) and "/_C." not in name] == []
 
@@ -136,7 +136,7 @@ def test_what_auditwheel_says_is_shown(package, tmp_path):
         repair(package.with_name("none.whl"), tmp_path)
 
 
-@pytest.mark.parametrize("python, tag", [("3.11", "cp311-cp311"), ("3.14.7", "cp314-cp314")])
+@pytest.mark.parametrize("python, tag", [("3.11", "cp311-cp311"), ("3.14.7", "cp314-cp314"), ("3.14t", "cp314-cp314t")])
 def test_tag(python, tag):
     assert cli.tag_of(python) == f"{tag}-linux_{platform.machine()}"
 

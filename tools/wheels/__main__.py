@@ -7,6 +7,7 @@ import argparse
 import json
 import platform
 import sys
+import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,8 @@ Each extension is compiled in a copy of the checkout with an environment of its 
 pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL ...) say where packages come from. A torch with CUDA libraries
 takes several gigabytes while its extension is compiled; one for CPU has the same headers.
 """
+#: This release of Python; with a "t" it has no GIL.
+HERE = ".".join(platform.python_version_tuple()[:2]) + "t" * bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 EXAMPLE = "example: python -m tools.wheels --python 3.11 --torch 2.11.0 2.12.1 2.13.0 2.14.1 2.15.0"
 
 
@@ -37,8 +40,7 @@ def parse_options(arguments=None):
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    here = ".".join(platform.python_version_tuple()[:2])
-    parser.add_argument("--python", nargs="+", default=[here], metavar="X.Y", help=f"default: {here}")
+    parser.add_argument("--python", nargs="+", default=[HERE], metavar="X.Y", help=f"default: {HERE}")
     parser.add_argument("--torch", nargs="+", required=True, metavar="X.Y.Z", help="at least one for each X.Y")
     parser.add_argument("--output", default=str(ROOT / "dist"), metavar="FOLDER", help="for wheels (default: dist)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many to compile at a time (default: 1)")
@@ -69,8 +71,9 @@ def main(arguments=None):
 
 def tag_of(python):
     """What a wheel for this release of Python and this machine is for, before it is known for which systems."""
-    short = "cp" + "".join(python.split(".")[:2])
-    return f"{short}-{short}-linux_{platform.machine()}"
+    version = python.removesuffix("t")
+    short = "cp" + "".join(version.split(".")[:2])
+    return f"{short}-{short}{python.removeprefix(version)}-linux_{platform.machine()}"
 
 
 def report(console, extensions, wheel):
