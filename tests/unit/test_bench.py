@@ -22,7 +22,7 @@ from tools.bench.__main__ import main, parse_options
 from tools.bench.against import AgainstFailed, measure_with
 from tools.bench.goals import GOALS, INSTRUCTIONS, goals_for
 from tools.bench.measure import Result, Timed, measure
-from tools.bench.memory import measure_memory
+from tools.bench.memory import CAN_COUNT, measure_memory
 from tools.bench.report import to_json, verdicts
 from tools.bench.rows import CHAIN, DEPTH, ROWS, Probe, Row
 from tools.bench.rows.integrations import LAYERS
@@ -331,15 +331,17 @@ def test_an_anomaly_row_trains_in_the_mode_that_its_name_says(row, monkeypatch):
     assert made[12:] == [list if row.name.startswith("torch") else torch_ext._C.LazyTraceback] * 12
 
 
-def test_memory_is_counted_for_both_modes_and_both_depths():
-    memory = measure_memory()
-    assert [set(modes) for modes in memory.values()] == [{"torch", "torch_ext"}] * 2
-    shallow, deep = memory.values()
-    assert 0 < shallow["torch_ext"] < shallow["torch"] < deep["torch"]
-    assert 0 < deep["torch_ext"] < deep["torch"]
-    cells = [list(column.cells) for column in to_memory_table(memory).columns]
-    assert cells[0] == list(memory)
-    assert cells[1] == [f"{modes['torch']:,}" for modes in memory.values()]
+if CAN_COUNT:
+
+    def test_memory_is_counted_for_both_modes_and_both_depths():
+        memory = measure_memory()
+        assert [set(modes) for modes in memory.values()] == [{"torch", "torch_ext"}] * 2
+        shallow, deep = memory.values()
+        assert 0 < shallow["torch_ext"] < shallow["torch"] < deep["torch"]
+        assert 0 < deep["torch_ext"] < deep["torch"]
+        cells = [list(column.cells) for column in to_memory_table(memory).columns]
+        assert cells[0] == list(memory)
+        assert cells[1] == [f"{modes['torch']:,}" for modes in memory.values()]
 
 
 def test_goals_are_of_rows_and_by_torch_version():
@@ -437,7 +439,7 @@ def test_json_has_every_row():
     assert outcome["machine"]["threads"] == 1
     assert outcome["machine"]["device"] == "cpu"
     assert outcome["settings"] == {"rounds": 2, "block_ms": 0.01}
-    assert outcome["anomaly_memory"].keys() == {"shallow", "60 frames deeper"}
+    assert set(outcome["anomaly_memory"] or ()) == ({"shallow", "60 frames deeper"} if CAN_COUNT else set())
 
 
 def test_json_has_what_another_interpreter_measured(one_thread, capsys):

@@ -13,7 +13,7 @@ import torch
 from .against import AgainstFailed, measure_with
 from .instructions import CountingFailed, Unavailable, baseline, count_instructions
 from .measure import measure
-from .memory import measure_memory
+from .memory import CAN_COUNT, measure_memory
 from .report import to_json
 from .rows import ROWS
 
@@ -151,7 +151,7 @@ def measure_here(options):
         with progress("measuring", options.rounds) as advance:
             timed = [row for row in rows if row.is_timed]
             results = measure(timed, options.rounds, options.block_ms / 1e3, advance, options.device)
-        memory = measure_memory() if any("anomaly mode" in row.title for row in rows) else None
+        memory = measure_memory() if CAN_COUNT and any("anomaly mode" in row.title for row in rows) else None
     settings = {"rounds": options.rounds, "block_ms": options.block_ms}
     return to_json(rows, results, counts, settings, memory, options.device)
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from . import plots
 from .measure import measure
-from .memory import allocated, in_process_that_counts
+from .memory import CAN_COUNT, allocated, in_process_that_counts
 from .report import machine
 from .rows import BASES, SIZE, Probe, against_stock, identity_function
 from .rows.chains import identity_chain
@@ -156,6 +156,8 @@ def sentences(judged):
 
 def measure_all(chains, arguments, rounds, seconds):
     """Return everything, as a JSON value."""
+    if not CAN_COUNT:
+        raise SystemExit("python -m tools.bench.growth needs a Python with a GIL, whose memory can be counted")
     memory = in_process_that_counts(f"{__package__}.growth", "--bytes-of", *map(str, chains))
     measured = measure_growth("chain", identity_chain, chains, rounds, seconds)
     chained = [{**each, "memory": memory[str(each["size"])]} for each in measured]

@@ -14,6 +14,7 @@ import gc
 import json
 import subprocess
 import sys
+import sysconfig
 
 import torch
 
@@ -23,6 +24,9 @@ from .child import environment
 from .rows import DEPTH, at_depth
 
 NODES = 2000
+
+#: Python without a GIL has an allocator of its own for objects, and no other.
+CAN_COUNT = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 MODES = {
     "torch": torch.autograd.set_detect_anomaly,
