@@ -522,7 +522,9 @@ def test_as_a_command(folder):
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    # Without a GIL Triton, which torch.compile imports, complains of itself at the end.
+    errors = done.stderr.partition("nanobind: leaked")[0]
+    assert (done.returncode, errors) == (0, "")
     rows = [re.split(r"\s*│\s*", line)[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
     assert rows == [[name, side, side, "" if side == "-" else "yes"] for name, side in {**ALL, **NONE}.items()]
     assert textwrap.dedent(done.stdout).endswith(
