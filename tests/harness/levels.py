@@ -5,12 +5,15 @@ import ctypes
 import functools
 import gc
 import sys
+import sysconfig
 
 import torch
 
 from torch_ext.graph import noting
 
-OBJECTS = (None, True, False, (), 0, "", torch.Tensor, torch.autograd.Function, torch.float32, torch.strided)
+OBJECTS = (None, True, False, (), 0, "", torch.float32, torch.strided)
+if not sysconfig.get_config_var("Py_GIL_DISABLED"):  # there each thread counts its own references to a class
+    OBJECTS += (torch.Tensor, torch.autograd.Function)
 
 NAMES = ("blocks", "objects", "C++ memory", *(f"references to {obj!r}" for obj in OBJECTS))
 

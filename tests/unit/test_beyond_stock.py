@@ -163,6 +163,29 @@ def test_a_failed_call_that_left_its_node_on_a_captured_leaf(x, failure):
     assert missing.tolist() == [0.0, 0.0]
 
 
+def test_a_failed_call_that_left_its_node_on_what_it_changed(x):
+    class Fails(torch_ext.Function):
+        @staticmethod
+        def forward(ctx, x, changed, not_returned):
+            ctx.mark_dirty(changed, not_returned)
+            return x * 2, changed
+
+        @staticmethod
+        def backward(ctx, grad, grad_changed):
+            grads.append(grad.tolist())
+            return grad + 1, grad_changed * 5, None
+
+    grads = []
+    leaf = torch.ones(2, device=x.device, requires_grad=True)
+    changed = leaf * 3
+    with pytest.raises(RuntimeError, match="marked as dirty"):
+        Fails.apply(x, changed, torch.ones(2, device=x.device))
+    changed.sum().backward()
+    assert grads == [[0, 0]]
+    assert leaf.grad.tolist() == [15, 15]
+    assert x.grad.tolist() == [1, 1]
+
+
 class Moves(torch_ext.Function):
     """Changes a leaf in place, which is an error as long as the leaf requires grad."""
 
