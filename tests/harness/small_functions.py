@@ -64,3 +64,19 @@ def make_identity(base):
             return grad
 
     return Identity
+
+
+def make_doubler(base):
+    """Doubles x in place."""
+
+    class Doubler(base):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.mark_dirty(x)
+            return x.mul_(2)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 2
+
+    return Doubler

@@ -7,7 +7,7 @@ import torch
 import torch._dynamo  # torch does so on the first use of a dispatch mode: its classes are no leak
 import torch.utils.checkpoint as checkpointing
 from harness import scenario
-from harness.small_functions import make_product, make_square
+from harness.small_functions import make_doubler, make_product, make_square
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 aten = torch.ops.aten
@@ -149,16 +149,7 @@ def what_was_kept_is_changed(s):
 
 @scenario
 def changes_in_place_inside(s):
-    class Doubler(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
-
+    Doubler = make_doubler(s.Function)
     product = make_product(s.Function)
     x = s.randn(3, requires_grad=True)
     for context_fn in checkpointing.noop_context_fn, selectively([aten.mul_.Tensor]), selectively([aten.exp.default]):

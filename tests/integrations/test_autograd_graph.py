@@ -7,7 +7,7 @@ import threading
 import torch
 import torch._dynamo  # torch does so on the first use of a dispatch mode: its classes are no leak
 from harness import scenario
-from harness.small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_doubler, make_identity, make_product, make_square
 from torch.autograd.graph import (
     GradientEdge,
     Node,
@@ -38,22 +38,6 @@ def make_sort(s):
             return torch.zeros_like(values).index_put((order,), values_grad)
 
     return Sort
-
-
-def make_doubler(s):
-    """Doubles its argument in place."""
-
-    class Doubler(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
-
-    return Doubler
 
 
 def nodes_of(*tensors):
@@ -183,7 +167,7 @@ def edges_of_views_and_changed_tensors(s):
     y = make_square(s.Function).apply(x) + 1
     view = y[:2]
     before = get_gradient_edge(y), get_gradient_edge(view)
-    make_doubler(s).apply(y)
+    make_doubler(s.Function).apply(y)
     after = get_gradient_edge(y), get_gradient_edge(view)
     s.record("names", [edge.node.name() for edge in before + after])
     for edge, tensor in zip(after, (y, view), strict=True):
@@ -274,7 +258,7 @@ def mutation_by_a_function(s):
         x = s.randn(3, requires_grad=True)
         middle = x.exp()
         square = make_square(s.Function).apply(middle)
-        doubled = make_doubler(s).apply(middle)
+        doubled = make_doubler(s.Function).apply(middle)
         s.record("doubled", doubled is middle, doubled)
         s.outcome("backward", lambda: torch.autograd.grad((square + doubled).sum(), x))
 

@@ -6,7 +6,7 @@ import threading
 
 import torch
 from harness import scenario
-from harness.small_functions import make_identity, make_product, make_square
+from harness.small_functions import make_doubler, make_identity, make_product, make_square
 from traced_graphs import graph_text, own_lines, record_calls
 
 
@@ -104,15 +104,7 @@ def tensors_inside_arguments(s):
 
 @scenario
 def in_place_and_view(s):
-    class Doubles(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
+    Doubles = make_doubler(s.Function)
 
     class Row(s.Function):
         @staticmethod

@@ -8,7 +8,7 @@ import onnx
 import onnx.reference
 import torch
 from harness import scenario
-from harness.small_functions import make_product, make_square
+from harness.small_functions import make_doubler, make_product, make_square
 
 OPSET = 17
 
@@ -193,15 +193,7 @@ def inlined_with_several_outputs(s):
 
 @scenario
 def inlined_in_place_and_views(s):
-    class Doubler(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
+    Doubler = make_doubler(s.Function)
 
     class Row(s.Function):
         @staticmethod

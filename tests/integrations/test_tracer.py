@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from harness import scenario, torch_is_since
-from harness.small_functions import make_product, make_square
+from harness.small_functions import make_doubler, make_product, make_square
 from traced_graphs import graph_text, record_calls
 
 import torch_ext
@@ -83,15 +83,7 @@ def names_of_variables(s):
 
 @scenario
 def strict_and_force_outplace(s):
-    class Doubles(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
+    Doubles = make_doubler(s.Function)
 
     def body(x):
         return Doubles.apply(x * 1).add_(1)

@@ -7,6 +7,7 @@ import warnings
 
 import torch
 from harness import scenario
+from harness.changed_views import changed_views
 
 
 @contextlib.contextmanager
@@ -75,21 +76,9 @@ def sequence_numbers_after_a_failure_in_anomaly_mode(s):
     s.record("made afterwards", Fails.apply(x))
 
 
-def views_of_what_was_changed(s):
-    """Of a leaf's view and a result's, each to get a new node when somebody asks for it; and one that gets none."""
-    leaf = s.randn(2, 2, requires_grad=True)
-    of_leaf = leaf[0]
-    base = s.randn(2, 2, requires_grad=True) * 2
-    row, rows = base[0], base.unbind()
-    with torch.no_grad():
-        leaf.add_(1)
-    base.mul_(2)
-    return {"a leaf's": of_leaf, "a result's": row, "one of several": rows[0]}
-
-
 @scenario
 def a_changed_view_is_asked_for_its_node_by_nobody_before_torch(s):
-    for kind, view in views_of_what_was_changed(s).items():
+    for kind, view in changed_views(s).items():
         for place in "root", "input", "input of a failure":
             root = view if place == "root" else s.randn(2, requires_grad=place == "input").sum()
             inputs = [s.randn(2, requires_grad=True)] if place == "root" else [view]

@@ -3,7 +3,7 @@
 
 import torch
 from harness import scenario
-from harness.small_functions import make_product, make_square
+from harness.small_functions import make_doubler, make_product, make_square
 
 
 def make_mode_reporter(s):
@@ -221,16 +221,7 @@ def inference_tensor_not_saved(s):
 
 @scenario
 def inference_mode_and_an_in_place_function(s):
-    class Doubles(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
-
+    Doubles = make_doubler(s.Function)
     with torch.inference_mode():
         x = s.randn(2)
         y = Doubles.apply(x)

@@ -5,7 +5,7 @@ import re
 
 import torch
 from harness import scenario
-from harness.small_functions import make_identity, make_product
+from harness.small_functions import make_doubler, make_identity, make_product
 from torch.autograd import gradcheck, gradgradcheck
 
 
@@ -183,16 +183,7 @@ def backward_not_deterministic(s):
 
 @scenario
 def in_place_and_views(s):
-    class Doubles(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
-
+    Doubles = make_doubler(s.Function)
     check(s, "in place", gradcheck, lambda x: Doubles.apply(x.clone()), doubles(s, 2))
     check(s, "in place on a view", gradcheck, lambda x: Doubles.apply(x.clone()[0]), doubles(s, 2, 2))
     check(s, "again", gradgradcheck, lambda x: Doubles.apply(x.clone()), doubles(s, 2))

@@ -3,6 +3,7 @@
 
 import torch
 from harness import scenario
+from harness.small_functions import make_doubler
 
 
 def doubling(s):
@@ -116,16 +117,7 @@ def sparse_gradient_materialized(s):
 
 @scenario
 def sparse_dirty(s):
-    class Scale(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
-
+    Scale = make_doubler(s.Function)
     a = coo(s).requires_grad_().clone()
     y = s.outcome("call", Scale.apply, a)
     s.record("same", y is a)

@@ -4,7 +4,8 @@
 import pytest
 import torch
 from harness import scenario
-from harness.small_functions import make_identity, make_product, make_square
+from harness.changed_views import changed_views
+from harness.small_functions import make_doubler, make_identity, make_product, make_square
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -104,22 +105,6 @@ def nested_calls(s):
     profiled(s, lambda: Outer.apply(x).sum().backward(), record_shapes=True)
 
 
-def changed_views(s):
-    """Views whose base was changed in place since, each to get a new node; and one that can't have one."""
-    leaf = s.randn(2, 2, requires_grad=True)
-    base = s.randn(2, 2, requires_grad=True) * 2
-    views = {
-        "a leaf's": leaf[0],
-        "a result's": base[0],
-        "negative": torch._neg_view(base),
-        "of several": base.unbind()[0],
-    }
-    with torch.no_grad():
-        leaf.add_(1)
-    base.mul_(2)
-    return views
-
-
 @scenario
 def views_that_were_changed(s):
     """Their histories are made before the call begins; the one that can't be made leaves no call."""
@@ -134,16 +119,7 @@ def views_that_were_changed(s):
 
 @scenario
 def view_that_another_function_changed(s):
-    class Doubled(s.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.mark_dirty(x)
-            return x.mul_(2)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * 2
-
+    Doubled = make_doubler(s.Function)
     base = s.randn(2, 2, requires_grad=True) * 2
     view = base[0]
     Doubled.apply(base)
