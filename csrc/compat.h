@@ -519,41 +519,26 @@ inline void need_no_gil(PyObject* /*module*/) {}
 
 // --- Python ------------------------------------------------------------------
 
-#ifdef Py_GIL_DISABLED
-
-/// Whether the collector looks at its garbage once more after the finalisers,
-/// when it is at `traversed`. In that look it has a reference to each piece of
-/// garbage, and counts the references from elsewhere in ob_ref_local, which is 0
-/// in a merged object at all other times.
-inline bool is_last_look(const PyObject* traversed) {
-  return (__atomic_load_n(&traversed->ob_ref_shared, __ATOMIC_RELAXED) &
-          _Py_REF_SHARED_FLAG_MASK) == _Py_REF_MERGED &&
-      __atomic_load_n(&traversed->ob_ref_local, __ATOMIC_RELAXED) != 0;
-}
-
 /// How many references there are to `object`, without those of the collector,
-/// whose tp_traverse calls this.
-inline Py_ssize_t references_in_collection(PyObject* object, bool last_look) {
-  constexpr std::uint8_t kIsGarbage = 4; // _PyGC_BITS_UNREACHABLE
-  if (last_look && (object->ob_gc_bits & kIsGarbage) != 0) {
-    return (object->ob_ref_shared >> _Py_REF_SHARED_SHIFT) - 1;
-  }
-  return Py_REFCNT(object);
-}
-
-#else
-
-inline bool is_last_look(const PyObject* /*traversed*/) {
-  return false; // all looks are alike
-}
-
+/// which is at `traversed`, in the tp_traverse that calls this.
 inline Py_ssize_t references_in_collection(
     PyObject* object,
-    bool /*last_look*/) {
+    [[maybe_unused]] const PyObject* traversed) {
+#ifdef Py_GIL_DISABLED
+  // The collector looks at its garbage once more after the finalisers. Then it
+  // has a reference to each piece, and counts the references from elsewhere in
+  // ob_ref_local, which is 0 in a merged object at all other times.
+  constexpr std::uint8_t kIsGarbage = 4; // _PyGC_BITS_UNREACHABLE
+  const bool is_last_look =
+      (__atomic_load_n(&traversed->ob_ref_shared, __ATOMIC_RELAXED) &
+       _Py_REF_SHARED_FLAG_MASK) == _Py_REF_MERGED &&
+      __atomic_load_n(&traversed->ob_ref_local, __ATOMIC_RELAXED) != 0;
+  if (is_last_look && (object->ob_gc_bits & kIsGarbage) != 0) {
+    return (object->ob_ref_shared >> _Py_REF_SHARED_SHIFT) - 1;
+  }
+#endif
   return Py_REFCNT(object);
 }
-
-#endif
 
 /// The version tag of a type; 0 if it has none. No two types have the same tag,
 /// and a type loses its tag when it or one of its bases is changed.

@@ -11,8 +11,11 @@ import torch
 
 from torch_ext.graph import noting
 
+#: Whether Python was built to run without a GIL.
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
 OBJECTS = (None, True, False, (), 0, "", torch.float32, torch.strided)
-if not sysconfig.get_config_var("Py_GIL_DISABLED"):  # there each thread counts its own references to a class
+if not FREE_THREADED:  # there each thread counts its own references to a class
     OBJECTS += (torch.Tensor, torch.autograd.Function)
 
 NAMES = ("blocks", "objects", "C++ memory", *(f"references to {obj!r}" for obj in OBJECTS))

@@ -6,7 +6,6 @@ import itertools
 import multiprocessing
 import resource
 import sys
-import sysconfig
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 from bodies import BODIES
 from harness import torch_is_since
-from harness.levels import grows
+from harness.levels import FREE_THREADED, grows
 
 import torch_ext
 from torch_ext._compat import has_node
@@ -110,7 +109,7 @@ def test_only_full_collections_take_two_outputs(frozen):
 
     before = kept()
     cycles.make_cycle(torch_ext.Function, "two outputs", cycles.in_a_list, "before backward")
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):  # without a GIL all collections are full
+    if not FREE_THREADED:  # without a GIL all collections are full
         gc.collect(1)
         assert kept() > before
     gc.collect()

@@ -3,12 +3,12 @@
 
 import gc
 import os
-import sysconfig
 import threading
 import weakref
 
 import pytest
 import torch
+from harness.levels import FREE_THREADED
 from torch.fx import traceback as fx_traceback
 
 import torch_ext
@@ -150,7 +150,7 @@ def test_what_the_collector_shows_is_not_used_again():
     one_entry = [each for each in gc.get_objects() if type(each) is dict and len(each) == 1]
     # Compared by type first: what other tests left may raise in a comparison.
     found = [each for each in one_entry for key in each if type(key) is str and key == "traceback_"]
-    assert found or sysconfig.get_config_var("Py_GIL_DISABLED")  # where none is made ready
+    assert found or FREE_THREADED  # where none is made ready
     for each in found:
         each["traceback_"].append("seen")
     held = {id(each) for each in found}

@@ -45,9 +45,7 @@ struct Held {
 class Search {
  public:
   explicit Search(PyObject* ctx)
-      : ctx_(ctx),
-        cdata_(reinterpret_cast<THPFunction*>(ctx)->cdata),
-        last_look_(compat::is_last_look(ctx)) {}
+      : ctx_(ctx), cdata_(reinterpret_cast<THPFunction*>(ctx)->cdata) {}
 
   bool owns_all_holders() {
     const size_t expected = compat::other_holders(cdata_);
@@ -105,7 +103,7 @@ class Search {
   }
 
   Py_ssize_t references_to(PyObject* object) const {
-    return compat::references_in_collection(object, last_look_);
+    return compat::references_in_collection(object, ctx_);
   }
 
   Owned* find(PyObject* object) {
@@ -253,7 +251,6 @@ class Search {
 
   PyObject* ctx_;
   const compat::NodeOfCtx& cdata_;
-  bool last_look_;
   c10::SmallVector<Owned, kMostObjects> owned_;
   c10::SmallVector<PyObject*, kMostObjects> to_mark_;
   c10::SmallVector<Held, kMostHeld> held_;

@@ -193,7 +193,8 @@ Ref call(
     const Inputs& inputs,
     TimedCall& timed) {
   // As torch does: observers get the number from before the edges.
-  const std::uint64_t sequence_nr = at::sequence_number::peek();
+  const auto sequence_nr =
+      static_cast<std::int64_t>(at::sequence_number::peek());
   // Before the node and before observers hear of the call: this may make the
   // history of a view that was changed in place, which is older than the node,
   // has to have a smaller number, and is no part of the call.

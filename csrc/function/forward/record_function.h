@@ -21,14 +21,10 @@ class ObservedCall {
   ObservedCall(
       PyTypeObject* cls,
       const Arguments& arguments,
-      std::uint64_t sequence_nr) {
+      std::int64_t sequence_nr) {
     if (auto callbacks =
             at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION)) {
-      begin(
-          std::move(*callbacks),
-          cls,
-          arguments,
-          static_cast<std::int64_t>(sequence_nr));
+      begin(std::move(*callbacks), cls, arguments, sequence_nr);
     }
   }
 
