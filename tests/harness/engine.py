@@ -22,9 +22,9 @@ def prepare(device):
     x = torch.ones(2, 2, device=device, requires_grad=True)
     # On the engine's thread too, cuBLAS warns if it is the first to be used.
     torch.autograd.grad((x @ x).exp().sum(), x, create_graph=True)[0].sum().backward()
-    many = [torch.zeros((), requires_grad=True)] * 1000
-    for _ in range(_AHEAD // len(many)):
-        torch._foreach_neg(many)
+    leaf = torch.zeros((), requires_grad=True)
+    while torch._C._autograd._get_sequence_nr() < _AHEAD:
+        leaf.neg()
     settle(device)
 
 

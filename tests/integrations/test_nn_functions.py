@@ -2,6 +2,7 @@
 """The Functions that torch itself is written with: those of torch.nn, masked tensors, quantization and the like."""
 
 import types
+from unittest import mock
 
 import torch
 import torch._prims_common.wrappers
@@ -82,7 +83,8 @@ def data_parallel_functions_without_a_gpu(s):
     s.raises("Gather", over(s, Gather).apply, 0, 0, x, y)
     s.outcome("Scatter", over(s, Scatter).apply, [-1], None, 0, x)
     s.raises("ReduceAddCoalesced", over(s, ReduceAddCoalesced).apply, 0, 1, x, y)
-    module = torch.nn.DataParallel(torch.nn.Linear(2, 2))
+    with mock.patch("torch.cuda.is_available", lambda: False):
+        module = torch.nn.DataParallel(torch.nn.Linear(2, 2))
     with torch.no_grad():
         module.module.weight.copy_(s.randn(2, 2))
         module.module.bias.zero_()
