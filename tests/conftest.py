@@ -2,6 +2,7 @@
 """Options and fixtures that all tests share."""
 
 import gc
+import importlib
 import os
 import warnings
 
@@ -82,6 +83,7 @@ def _load_what_torch_loads_on_first_use():
     # Its warnings and classes would show in the first run of a scenario only.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        importlib.import_module("torch.utils.mkldnn")  # by the compiler, where there is a GPU
         with torch.autograd.forward_ad.dual_level():
             torch.autograd.forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 

@@ -29,6 +29,9 @@ LONG = (
     "drops_a_million_nodes_that_others_are_between",
 )
 
+# Where torch sees a GPU, its engine has threads for it from the first backward on, and refuses backward in a child.
+FORKS = ("forks_after_use", "loads_data_in_forked_workers")
+
 EXITS = {
     "leaves_in_a_hook": 7,
     "exits_in_a_hook": 8,
@@ -39,7 +42,7 @@ EXITS = {
 
 def live(python, name, lines=""):
     """(exit status, stdout, stderr) of the life ``name``."""
-    process = python("-m", "lives", name)
+    process = python("-m", "lives", name, **({"CUDA_VISIBLE_DEVICES": ""} if name in FORKS else {}))
     return process.communicate(lines), process.returncode
 
 

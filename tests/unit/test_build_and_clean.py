@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from harness.small_checkout import REPOSITORY
 
 from torch_ext._build import cache
 

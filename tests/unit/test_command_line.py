@@ -57,7 +57,9 @@ WRONG = [
 
 @pytest.mark.parametrize("command, wrong, said", WRONG, ids=lambda value: str(value)[:20])
 def test_a_wrong_call_is_told_in_one_line(command, wrong, said, call):
-    assert call(*command, wrong) == (2, "", said)
+    status, printed, errors = call(*command, wrong)
+    # Typer before 0.25 has click's words.
+    assert (status, printed, errors.replace("option '--nonsense'", "option: --nonsense")) == (2, "", said)
 
 
 def test_without_a_command_it_shows_the_help(call):

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPOSITORY, Checkout
+from harness.small_checkout import REPOSITORY, Checkout
 from rich.console import Console
 
 from torch_ext._build.compiler import no_compiler

@@ -293,7 +293,8 @@ def test_nothing_outside_the_cache_is_touched(checkout, tmp_path):
     environment = {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
     assert checkout.run(**environment)[0] == "42\n"
     assert {path: path.stat().st_mtime_ns for path in checkout.root.rglob("*")} == before
-    assert not list(home.iterdir()) and not list(temporary.iterdir())
+    assert {path.name for path in home.iterdir()} <= {".nv"}  # a GPU's driver makes it
+    assert not list(temporary.iterdir())
 
 
 def test_a_process_that_waits_takes_over_from_one_that_is_killed(checkout):
