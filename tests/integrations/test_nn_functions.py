@@ -83,7 +83,7 @@ def data_parallel_functions_without_a_gpu(s):
     s.raises("Gather", over(s, Gather).apply, 0, 0, x, y)
     s.outcome("Scatter", over(s, Scatter).apply, [-1], None, 0, x)
     s.raises("ReduceAddCoalesced", over(s, ReduceAddCoalesced).apply, 0, 1, x, y)
-    with mock.patch("torch.cuda.is_available", lambda: False):
+    with mock.patch("torch.cuda.is_available", return_value=False):
         module = torch.nn.DataParallel(torch.nn.Linear(2, 2))
     with torch.no_grad():
         module.module.weight.copy_(s.randn(2, 2))

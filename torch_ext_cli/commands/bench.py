@@ -38,7 +38,8 @@ def bench(
     inputs: InputsOption = None,
     script: ScriptOption = None,
     calls: CallsOption = 3,
-    device: Annotated[str, typer.Option("--device", help="Where the tensors are: cpu or cuda.", metavar="DEVICE")] = "cpu",
+    # Named here since typer 0.27 takes the metavar for the name.
+    device: Annotated[str, typer.Option("--device", help="Where tensors are: cpu or cuda.", metavar="DEVICE")] = "cpu",
     rounds: Annotated[int, typer.Option(help="How often each is timed.", metavar="N", min=2)] = 100,
     threads: Annotated[int, typer.Option(help="CPU threads of torch.", metavar="N", min=1)] = 1,
     as_json: JsonOption = False,
