@@ -22,6 +22,10 @@ OWN_CLASS = (
 )
 
 
+# Stock torch writes past the end of such an object: what comes of it changes from run to run.
+UNDEFINED = re.compile("_backward_cls without a base of its own")
+
+
 def outcomes(python, implementation):
     """Name to outcome of each case: a list of lines."""
     process = python("-m", "wrong_uses", implementation)
@@ -38,7 +42,7 @@ SINCE = "2.13"
 def is_as_wanted(name, variant, stock, ours):
     if ours == stock:
         return ours != ["crashed"]
-    if stock == ["crashed"]:
+    if stock == ["crashed"] or UNDEFINED.match(name):
         return ours[0].startswith("raised ")
     if variant == "ours" and not torch_is_since(SINCE) and BACKPORTED.search(f"{name} {stock} {ours}"):
         return ours != ["crashed"]
