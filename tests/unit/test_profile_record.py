@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness.small_functions import make_square
+from harness.small_functions import make_doubler, make_square
 from rich.console import Console
 from torch.utils.checkpoint import checkpoint
 
@@ -324,15 +324,7 @@ class Nothing(torch_ext.Function):
         return None
 
 
-class InPlace(torch_ext.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.mark_dirty(x)
-        return x.mul_(2)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * 2
+InPlace = make_doubler(torch_ext.Function)
 
 
 CALLS = {
