@@ -233,11 +233,11 @@ def check_leaks(body, variant, device, repeat):
     lost = grows(lambda: transcript(body, variant, device), repeat)
     if lost:
         lost -= grows(lambda: transcript(body, STOCK, device), repeat)
-    # Caches and the allocators grow too, but stop: most of them soon. Twice the longest, as CPython's table of interned
-    # strings grows by some megabytes at once, however rarely.
-    for runs in (repeat, max(repeat, 100), max(repeat, 1000), max(repeat, 1000)):
-        if lost:
-            lost &= grows(lambda: transcript(body, variant, device), runs)
+    if lost:
+        # Caches and the allocators grow too, but stop: most of them soon. Twice the longest, as CPython's table of
+        # interned strings grows by some megabytes at once, however rarely.
+        series = (repeat, max(repeat, 100), max(repeat, 1000), max(repeat, 1000))
+        lost &= grows(lambda: transcript(body, variant, device), *series)
     assert not lost, f"{body.__qualname__}: {', '.join(sorted(lost))} grow with each run"
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The harness itself: a difference from stock torch turns a scenario red, and only a difference does."""
 
+import contextlib
 import warnings
 import weakref
 
@@ -9,6 +10,8 @@ import torch
 from harness import VARIANTS, Variant, compare, scenario, transcript
 from harness.describe import Describer, render
 from harness.scenario import check_leaks
+
+from torch_ext.graph import noting
 
 STOCK = VARIANTS["stock"]
 
@@ -179,6 +182,20 @@ def test_growth_that_ends_is_no_leak(device):
 
     check_leaks(subject, imitation(fault(fills_a_cache)), device, 20)
     assert len(cache) == 500
+
+
+def test_larger_records_than_those_of_earlier_tests_are_no_leak(device):
+    with noting(operators=True):
+        x = torch.ones(1)
+        for _ in range(20_000):
+            x.add_(1)
+
+    def body(s):
+        with noting(operators=True) if s.role == "subject" else contextlib.nullcontext():
+            for _ in range(6):
+                torch.ones(1).add_(1)  # has a counter of its own
+
+    check_leaks(body, VARIANTS["ours"], device, 20)
 
 
 def test_leaks_of_stock_do_not_count(device):

@@ -34,14 +34,6 @@ NOT_OURS = {
 }
 
 
-def lost_by(work):
-    """Which levels grow with each run of ``work()``, however often it runs."""
-    lost = grows(work, REPEATS[0])
-    for repeat in REPEATS[1:]:
-        lost = lost and lost & grows(work, repeat)
-    return lost
-
-
 @pytest.fixture(scope="module")
 def faults():
     return Faults()
@@ -103,7 +95,7 @@ def test_every_call_fails_once(name, faults, reported):
         assert not torch.is_anomaly_enabled() and not torch_ext.is_installed(), f"left on after {n}: {failed}"
         assert body() == wanted, f"after {n}: {failed}"
         del result, error
-        if (lost := lost_by(lambda n=n: run(body, faults, n))) and (lost := lost - lost_by(body)):
+        if (lost := grows(lambda n=n: run(body, faults, n), *REPEATS)) and (lost := lost - grows(body, *REPEATS)):
             wrong.append(f"{n}: {failed} failed and {lost} grew")
     gc.unfreeze()
     assert n > 1 and not wrong, "\n".join(wrong)
