@@ -32,10 +32,9 @@ Ref make_ctx(PyTypeObject* type) {
   new (&base.is_variable_input) std::vector<bool>();
   new (&base.cdata) compat::NodeOfCtx();
   compat::construct_newer_members(base);
-  new (&ctx.lent) std::vector<Ref>();
+  new (&ctx.aside) std::unique_ptr<SavedAside>();
   new (&ctx.packed_inputs) PackedInfos();
   new (&ctx.packed_outputs) PackedInfos();
-  new (&ctx.retired) std::vector<std::vector<SavedVariable>>();
   // True, since torch's own apply may fill this object, and knows of no flag.
   new (&ctx.maybe_saved) std::atomic<bool>(true);
   base.materialize_grads = true;
@@ -65,8 +64,7 @@ void ctx_dealloc(PyObject* object) {
   compat::destroy_newer_members(base);
   ctx.packed_outputs.~PackedInfos();
   ctx.packed_inputs.~PackedInfos();
-  ctx.lent.~vector();
-  ctx.retired.~vector();
+  ctx.aside.~unique_ptr();
   base.is_variable_input.~vector();
   base.saved_variables.~vector();
   base.input_info.~vector();

@@ -12,9 +12,22 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace torch_ext {
+
+/// What was saved by a ctx and is no longer in its place. Few have any.
+struct SavedAside {
+  /// Saved variables that were dropped, but whose storage somebody may still
+  /// look at: an unpack hook that is running, or whoever was given them.
+  std::vector<std::vector<torch::autograd::SavedVariable>> retired;
+
+  /// Once the garbage collector has finalised the ctx: saved tensors that are
+  /// held here, as Python objects, and no longer by their saved variable, each
+  /// at the variable's index. Null if the variable still holds its own.
+  std::vector<Ref> lent;
+};
 
 /// An instance of torch_ext._C.Ctx. torch's own struct comes first, so that
 /// every cast in libtorch_python stays valid; our members follow.
@@ -36,20 +49,15 @@ struct Ctx {
   int32_t tensor_count;
   uint64_t tensor_bits;
 
-  /// Saved variables that were dropped, but whose storage somebody may still
-  /// look at: an unpack hook that is running (`unpacking` of them are), or
-  /// whoever was given them by _raw_saved_tensors (`raw_saved_shown`).
-  std::vector<std::vector<torch::autograd::SavedVariable>> retired;
+  /// How many unpack hooks are running, and whether _raw_saved_tensors gave
+  /// somebody the saved variables.
   uint32_t unpacking;
   bool raw_saved_shown;
 
   /// Whether base.saved_variables may have any. Read without the GIL.
   std::atomic<bool> maybe_saved;
 
-  /// Once the garbage collector has finalised the object: saved tensors that
-  /// are held here, as Python objects, and no longer by their saved variable,
-  /// each at the variable's index. Null if the variable still holds its own.
-  std::vector<Ref> lent;
+  std::unique_ptr<SavedAside> aside; // null until there is something
 
   compat::Lacking lacking;
 
@@ -93,6 +101,13 @@ struct Ctx {
   bool has_packed_infos() const {
     return !packed_inputs.empty() || !packed_outputs.empty();
   }
+  /// Makes `aside` if there is none. Needs the GIL.
+  SavedAside& saved_aside() {
+    if (!aside) {
+      aside = std::make_unique<SavedAside>();
+    }
+    return *aside;
+  }
   bool has_saved() const {
     return maybe_saved.load(std::memory_order_acquire);
   }
@@ -106,6 +121,10 @@ struct Ctx {
         .store(1, std::memory_order_release);
   }
 };
+
+static_assert(
+    sizeof(Ctx) + compat::kMostAroundObject <= compat::kLargestPooledObject,
+    "each ctx would be allocated by malloc, which takes 500 instructions more");
 
 inline Ctx& as_ctx(PyObject* object) {
   return *reinterpret_cast<Ctx*>(object);

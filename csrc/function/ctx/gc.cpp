@@ -139,8 +139,10 @@ int traverse_ctx(PyObject* object, visitproc visit, void* arg) {
   Py_VISIT(base.compiled_autograd_backward_state);
   Py_VISIT(base.saved_for_forward);
   Py_VISIT(ctx.output_grad_dtypes());
-  for (const Ref& tensor : ctx.lent) {
-    Py_VISIT(tensor.get());
+  if (ctx.aside) {
+    for (const Ref& tensor : ctx.aside->lent) {
+      Py_VISIT(tensor.get());
+    }
   }
   const bool shows_tensors = shows_saved(object);
   for (SavedVariable& saved : base.saved_variables) {
@@ -173,11 +175,11 @@ int clear_ctx(PyObject* object) {
   Py_CLEAR(base.compiled_autograd_backward_state);
   Py_CLEAR(base.saved_for_forward);
   Py_CLEAR(ctx.output_grad_dtypes());
-  if (!ctx.lent.empty()) {
+  if (ctx.aside && !ctx.aside->lent.empty()) {
     // Backward through this node raises from now on. The tensors are moved out
     // before they die: code that their end runs may look at this ctx.
     ctx.set_freed();
-    std::exchange(ctx.lent, {});
+    std::exchange(ctx.aside->lent, {});
   }
   // Each stays in its place, empty: Python code may hold its address.
   for (size_t i = 0; i < base.saved_variables.size(); ++i) {
@@ -210,10 +212,11 @@ void finalize_ctx(PyObject* object) {
     return;
   }
   try {
-    ctx.lent.resize(saved.size());
+    std::vector<Ref>& lent = ctx.saved_aside().lent;
+    lent.resize(saved.size());
     for (size_t i = 0; i < saved.size(); ++i) {
       if (PyObject* tensor = owned_tensor(saved[i])) {
-        ctx.lent[i] = Ref::share(tensor);
+        lent[i] = Ref::share(tensor);
         data_of(saved[i]).reset();
       }
     }

@@ -6,8 +6,8 @@
 // tensor, and torch ends the process if the collector clears such a tensor. So
 // it is done in three steps, in the collector's own order:
 //   1. traverse_ctx() shows the saved tensors that nothing else keeps alive;
-//   2. finalize_ctx() moves these from the saved variables to Ctx::lent, as
-//      Python objects, so that C++ no longer holds them;
+//   2. finalize_ctx() moves these from the saved variables to SavedAside::lent,
+//      as Python objects, so that C++ no longer holds them;
 //   3. clear_ctx() drops what is lent.
 // If a finaliser brings the object back to life between 2 and 3, the next use
 // of the saved variables puts the tensors back (Ctx::saved_variables()).

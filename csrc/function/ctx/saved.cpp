@@ -39,10 +39,9 @@ class Unpacking {
     ++ctx_.unpacking;
   }
   ~Unpacking() {
-    if (--ctx_.unpacking == 0 && !ctx_.raw_saved_shown &&
-        !ctx_.retired.empty()) {
-      decltype(ctx_.retired) retired;
-      retired.swap(ctx_.retired);
+    if (--ctx_.unpacking == 0 && !ctx_.raw_saved_shown && ctx_.aside) {
+      // Moved out first: what a tensor's end runs may look at this ctx.
+      std::exchange(ctx_.aside->retired, {});
     }
   }
   Unpacking(const Unpacking&) = delete;
@@ -190,13 +189,16 @@ void drop_saved(Ctx& ctx) {
     }
   }
   if (ctx.unpacking != 0 || ctx.raw_saved_shown) {
-    ctx.retired.push_back(std::move(saved));
+    ctx.saved_aside().retired.push_back(std::move(saved));
   }
 }
 
 std::vector<SavedVariable>& Ctx::saved_variables() {
   auto& saved = base.saved_variables;
-  std::vector<Ref> tensors = std::exchange(lent, {});
+  if (!aside) {
+    return saved;
+  }
+  std::vector<Ref> tensors = std::exchange(aside->lent, {});
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (tensors[i]) {
       data_of(saved[i]) = THPVariable_Unpack(tensors[i].get());
