@@ -82,19 +82,17 @@ class Wrapping {
     return torch_ext::is_differentiable(tensor, non_differentiable_);
   }
 
-  /// Stores the next output, which was `raw` and is `tensor` now, and notes
-  /// what backward needs in order to make a zero gradient for it.
-  void store(PyObject* raw, at::Tensor&& tensor) {
-    if (executable_) {
-      // Nested tensors can't be made from sizes alone.
-      const bool by_zeros_like =
-          raw_.size() > 1 && tensor.is_nested() && is_differentiable(tensor);
-      ctx_.packed_outputs.add(ctx_.base.output_info, tensor, by_zeros_like);
-    }
-    outputs_.push_back(
-        tensor.is_same(THPVariable_Unpack(raw))
-            ? Ref::share(raw)
-            : checked(THPVariable_Wrap(std::move(tensor))));
+  /// Stores the next output, `tensor`, and notes what backward needs in order
+  /// to make a zero gradient for it.
+  void store(at::Tensor&& tensor) {
+    note_info(tensor);
+    outputs_.push_back(checked(THPVariable_Wrap(std::move(tensor))));
+  }
+
+  /// The same for an output that is still the tensor that forward returned.
+  void store_as_it_is(PyObject* raw) {
+    note_info(THPVariable_Unpack(raw));
+    outputs_.push_back(Ref::share(raw));
   }
 
   void store_other(PyObject* raw) {
@@ -104,8 +102,18 @@ class Wrapping {
     outputs_.push_back(Ref::share(raw));
   }
 
+  void note_info(const at::Tensor& tensor) {
+    if (executable_) {
+      // Nested tensors can't be made from sizes alone.
+      const bool by_zeros_like =
+          raw_.size() > 1 && tensor.is_nested() && is_differentiable(tensor);
+      ctx_.packed_outputs.add(ctx_.base.output_info, tensor, by_zeros_like);
+    }
+  }
+
   void wrap_here();
-  at::Tensor wrap_tensor(size_t i, bool differentiable);
+  void wrap_tensor(size_t i, bool differentiable);
+  at::Tensor replacement(PyObject* raw, bool differentiable);
   void wrap_by_torch();
 
   Ctx& ctx_;
@@ -135,7 +143,7 @@ void Wrapping::wrap_here() {
     const bool differentiable =
         executable_ && is_differentiable(THPVariable_Unpack(raw));
     differentiable_outputs += differentiable;
-    store(raw, wrap_tensor(i, differentiable));
+    wrap_tensor(i, differentiable);
   }
   if (compat::kNodeCreationHooks && executable_) {
     attached_ = compat::node_of(ctx_.base.cdata);
@@ -155,36 +163,50 @@ void Wrapping::wrap_here() {
   }
 }
 
-at::Tensor Wrapping::wrap_tensor(size_t i, bool differentiable) {
+/// Wraps the i-th output, a tensor. The one that forward returned is only
+/// referred to: a second owner in C++ would change its Python object's count.
+void Wrapping::wrap_tensor(size_t i, bool differentiable) {
   PyObject* raw = raw_[i];
-  at::Tensor tensor = THPVariable_Unpack(raw);
-  const bool is_input = inputs_.contains(tensor);
   if (executable_) {
     if (differentiable) {
-      ctx_.node().add_input_metadata(tensor);
+      ctx_.node().add_input_metadata(THPVariable_Unpack(raw));
     } else {
       ctx_.node().add_input_metadata(Node::undefined_input());
     }
   }
-  if (differentiable || !tensor.requires_grad()) {
-    if (is_input) {
-      tensor = view_as_self(raw);
-    }
-    if (differentiable) {
-      impl::set_gradient_edge(
-          tensor, {compat::node_of(ctx_.base.cdata), static_cast<uint32_t>(i)});
-    }
-  } else if (is_input) {
-    // An alias, so that the caller's tensor keeps its requires_grad.
-    tensor = tensor.detach();
-  } else if (!tensor.is_view()) {
-    tensor.detach_();
+  at::Tensor replaced = replacement(raw, differentiable);
+  const at::Tensor& tensor =
+      replaced.defined() ? replaced : THPVariable_Unpack(raw);
+  if (differentiable) {
+    impl::set_gradient_edge(
+        tensor, {compat::node_of(ctx_.base.cdata), static_cast<uint32_t>(i)});
   }
   if (tensor.is_view()) {
     impl::get_view_autograd_meta(tensor)->set_creation_meta(
         CreationMeta::IN_CUSTOM_FUNCTION);
   }
-  return tensor;
+  if (replaced.defined()) {
+    store(std::move(replaced));
+  } else {
+    store_as_it_is(raw);
+  }
+}
+
+/// What the caller gets in place of `raw`; undefined if that itself.
+at::Tensor Wrapping::replacement(PyObject* raw, bool differentiable) {
+  const at::Tensor& tensor = THPVariable_Unpack(raw);
+  const bool is_input = inputs_.contains(tensor);
+  if (differentiable || !tensor.requires_grad()) {
+    return is_input ? view_as_self(raw) : at::Tensor();
+  }
+  if (is_input) {
+    // An alias, so that the caller's tensor keeps its requires_grad.
+    return tensor.detach();
+  }
+  if (!tensor.is_view()) {
+    tensor.detach_();
+  }
+  return at::Tensor();
 }
 
 void Wrapping::wrap_by_torch() {
@@ -211,10 +233,13 @@ void Wrapping::wrap_by_torch() {
       ctx_.base.pure_view,
       attached_);
   for (size_t i = 0; i < raw_.size(); ++i) {
-    if (auto& output = wrapped[i]; output.has_value()) {
-      store(raw_[i], std::move(*output));
-    } else {
+    auto& output = wrapped[i];
+    if (!output.has_value()) {
       store_other(raw_[i]);
+    } else if (output->is_same(THPVariable_Unpack(raw_[i]))) {
+      store_as_it_is(raw_[i]);
+    } else {
+      store(std::move(*output));
     }
   }
 }

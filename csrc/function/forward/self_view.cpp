@@ -14,6 +14,7 @@
 #include <ATen/ops/view_native.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 
+#include <algorithm>
 #include <array>
 
 namespace torch_ext {
@@ -52,11 +53,29 @@ bool has_direct_view(const at::Tensor& tensor) {
   return false;
 }
 
+/// What torch's kernel for view makes of a plain tensor and its own sizes. It
+/// computes strides that come out as they were, except that a dimension of size
+/// 1 may get another.
+at::Tensor view_of_own_sizes(const at::Tensor& tensor) {
+  const c10::IntArrayRef sizes = tensor.sizes();
+  if (std::find(sizes.begin(), sizes.end(), 1) != sizes.end()) {
+    return at::native::view(tensor, sizes);
+  }
+  at::Tensor view = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW,
+      c10::Storage(tensor.storage()),
+      tensor.key_set(),
+      tensor.dtype());
+  view.unsafeGetTensorImpl()->set_sizes_and_strides(
+      sizes, tensor.strides(), tensor.storage_offset());
+  return view;
+}
+
 /// What torch's kernels for view do under no_grad.
 at::Tensor make_view(const at::Tensor& tensor) {
   return torch::autograd::as_view(
       tensor,
-      at::native::view(tensor, tensor.sizes()),
+      view_of_own_sizes(tensor),
       /*is_bw_differentiable=*/true,
       /*is_fw_differentiable=*/true,
       /*view_func=*/nullptr,
