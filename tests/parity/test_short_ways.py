@@ -168,6 +168,12 @@ def tensors_of_other_kinds(s):
         "of no dimension": s.randn((), requires_grad=True),
         "one of several": base.unbind()[1],
         "view without grad": base.detach()[1:].requires_grad_(),
+        "strided oddly where the size is 1": base.detach().as_strided((2, 1, 3), (3, 7, 1)).requires_grad_(),
+        "the same without elements": base.detach().as_strided((0, 1), (5, 9)).requires_grad_(),
+        "the same of one element": base.detach().as_strided((1,), (4,), 2).requires_grad_(),
+        "overlapping": base.detach().as_strided((3, 3), (1, 1), 4).requires_grad_(),
+        "channels last": s.randn(2, 3, 2, 2).contiguous(memory_format=torch.channels_last).requires_grad_(),
+        "half": s.randn(3, dtype=torch.bfloat16, requires_grad=True),
         "conjugated": complex_numbers.conj(),
         "negative": complex_numbers.conj().imag,
         "parameter": torch.nn.Parameter(s.randn(2)),
@@ -178,6 +184,7 @@ def tensors_of_other_kinds(s):
         y = Identity.apply(x)
         shown = y if kind == "meta" else y.detach().resolve_conj().resolve_neg().clone()
         s.record(kind, shown, y._is_view(), y.stride(), y.grad_fn and y.grad_fn.name())
+        s.record(f"{kind}: storage", y.storage_offset(), y.dtype, y.is_contiguous(), y.data_ptr() == x.data_ptr(), y._version)
         if y.requires_grad and kind != "meta":
             s.outcome(f"{kind}: in place", lambda y=y: y.mul_(2))
         s.keep(y)
