@@ -194,14 +194,24 @@ inline void forget_ctx(const NodeOfCtx&, PyObject*) {}
 // --- Members of THPFunction that only some releases have ---------------------
 
 /// Stand-ins for members that this torch lacks.
-struct Lacking {
+struct StandIns {
   PyObject* output_grad_dtypes = nullptr;
   bool boxed_grads_call = false;
 };
+struct NoStandIns {};
+
+template <typename Function>
+constexpr bool lacks_members = !requires(Function function) {
+  function.output_grad_dtypes;
+  function.boxed_grads_call;
+};
+
+using Lacking =
+    std::conditional_t<lacks_members<THPFunction>, StandIns, NoStandIns>;
 
 /// What set_output_grad_dtype was given: a tuple, or null.
-template <typename Function>
-PyObject*& output_grad_dtypes(Function& function, Lacking& lacking) {
+template <typename Function, typename Members>
+PyObject*& output_grad_dtypes(Function& function, Members& lacking) {
   if constexpr (requires { function.output_grad_dtypes; }) {
     return function.output_grad_dtypes;
   } else {
@@ -210,8 +220,8 @@ PyObject*& output_grad_dtypes(Function& function, Lacking& lacking) {
 }
 
 /// Whether backward gets its gradients as one list.
-template <typename Function>
-bool& boxed_grads_call(Function& function, Lacking& lacking) {
+template <typename Function, typename Members>
+bool& boxed_grads_call(Function& function, Members& lacking) {
   if constexpr (requires { function.boxed_grads_call; }) {
     return function.boxed_grads_call;
   } else {
@@ -525,7 +535,11 @@ constexpr size_t kMostAroundObject = 40;
 
 /// Python has a pool for objects up to this many bytes; larger ones go to
 /// malloc.
+#ifdef Py_GIL_DISABLED
+constexpr size_t kLargestPooledObject = SIZE_MAX; // one allocator for all
+#else
 constexpr size_t kLargestPooledObject = 512;
+#endif
 
 /// How many references there are to `object`, without those of the collector,
 /// which is at `traversed`, in the tp_traverse that calls this.

@@ -41,7 +41,7 @@ INSTRUCTIONS = {
         "many": 0.33,
         "setup_context": 0.06,
         "chain": 0.48,
-        "view_as": 0.98,
+        "view_as": 0.95,
         **_ANOMALY,
     },
     "2.15": {

@@ -33,8 +33,8 @@ Ref make_ctx(PyTypeObject* type) {
   new (&base.cdata) compat::NodeOfCtx();
   compat::construct_newer_members(base);
   new (&ctx.aside) std::unique_ptr<SavedAside>();
-  new (&ctx.packed_inputs) PackedInfos();
-  new (&ctx.packed_outputs) PackedInfos();
+  new (&ctx.packed_inputs) PackedInputs();
+  new (&ctx.packed_outputs) PackedOutputs();
   // True, since torch's own apply may fill this object, and knows of no flag.
   new (&ctx.maybe_saved) std::atomic<bool>(true);
   base.materialize_grads = true;
@@ -62,8 +62,8 @@ void ctx_dealloc(PyObject* object) {
   // The node goes first: hooks and edges may refer to what is saved.
   std::destroy_at(&base.cdata);
   compat::destroy_newer_members(base);
-  ctx.packed_outputs.~PackedInfos();
-  ctx.packed_inputs.~PackedInfos();
+  ctx.packed_outputs.~PackedOutputs();
+  ctx.packed_inputs.~PackedInputs();
   ctx.aside.~unique_ptr();
   base.is_variable_input.~vector();
   base.saved_variables.~vector();
@@ -118,7 +118,7 @@ void note_needs_input_grad(Ctx& ctx, const Flags& required) {
     return;
   }
   ctx.needs_input_grad = required.bits();
-  ctx.input_count = static_cast<int32_t>(required.size());
+  ctx.input_count = static_cast<int8_t>(required.size());
 }
 
 void note_tensors(Ctx& ctx, const Flags& is_tensor) {
@@ -128,7 +128,7 @@ void note_tensors(Ctx& ctx, const Flags& is_tensor) {
     return;
   }
   ctx.tensor_bits = is_tensor.bits();
-  ctx.tensor_count = static_cast<int32_t>(is_tensor.size());
+  ctx.tensor_count = static_cast<int8_t>(is_tensor.size());
 }
 
 namespace {

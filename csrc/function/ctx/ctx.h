@@ -42,28 +42,30 @@ struct Ctx {
   /// somebody asks for the tuple. `input_count` is -1 if there are no bits, and
   /// base.needs_input_grad counts.
   uint64_t needs_input_grad;
-  int32_t input_count;
 
   /// The same for whether each argument is a tensor: if `tensor_count` is -1,
   /// base.is_variable_input counts.
-  int32_t tensor_count;
   uint64_t tensor_bits;
 
-  /// How many unpack hooks are running, and whether _raw_saved_tensors gave
-  /// somebody the saved variables.
-  uint32_t unpacking;
+  int8_t input_count;
+  int8_t tensor_count;
+
+  /// Whether _raw_saved_tensors gave somebody the saved variables.
   bool raw_saved_shown;
 
   /// Whether base.saved_variables may have any. Read without the GIL.
   std::atomic<bool> maybe_saved;
 
+  /// How many unpack hooks are running.
+  uint32_t unpacking;
+
   std::unique_ptr<SavedAside> aside; // null until there is something
 
-  compat::Lacking lacking;
+  [[no_unique_address]] compat::Lacking lacking;
 
   /// What is not yet in base.input_info and base.output_info.
-  PackedInfos packed_inputs;
-  PackedInfos packed_outputs;
+  PackedInputs packed_inputs;
+  PackedOutputs packed_outputs;
 
   PyObject* object() {
     return reinterpret_cast<PyObject*>(this);

@@ -5,7 +5,10 @@ namespace torch_ext {
 
 using torch::autograd::VariableInfo;
 
-VariableInfo PackedInfos::unpacked(const Header& header, const int64_t* sizes) {
+template <unsigned kWords>
+VariableInfo PackedInfos<kWords>::unpacked(
+    const Header& header,
+    const int64_t* sizes) {
   VariableInfo info;
   info.layout = header.layout;
   info.device = at::Device(header.device_type, header.device_index);
@@ -16,7 +19,8 @@ VariableInfo PackedInfos::unpacked(const Header& header, const int64_t* sizes) {
   return info;
 }
 
-void PackedInfos::unpack_words(std::vector<VariableInfo>& infos) {
+template <unsigned kWords>
+void PackedInfos<kWords>::unpack_words(std::vector<VariableInfo>& infos) {
   for (const int64_t* word = words_.begin(); word != words_.end();) {
     if (*word == kNone) {
       infos.emplace_back();
@@ -30,5 +34,8 @@ void PackedInfos::unpack_words(std::vector<VariableInfo>& infos) {
   }
   words_.clear();
 }
+
+template class PackedInfos<8>; // PackedInputs
+template class PackedInfos<6>; // PackedOutputs
 
 } // namespace torch_ext

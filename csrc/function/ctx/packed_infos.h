@@ -21,6 +21,9 @@ namespace torch_ext {
 /// A tensor that can't be packed (it has symbolic sizes, is nested or is a
 /// subclass with a dispatch of its own) goes to `infos` at once, and so does
 /// every tensor after it: either all infos are packed, or none is.
+///
+/// Up to `kWords` integers need no memory of their own.
+template <unsigned kWords>
 class PackedInfos {
  public:
   using VariableInfo = torch::autograd::VariableInfo;
@@ -109,7 +112,11 @@ class PackedInfos {
   void unpack_words(std::vector<VariableInfo>& infos);
 
   /// For each tensor a header and its sizes, or kNone.
-  c10::SmallVector<int64_t, 8> words_;
+  c10::SmallVector<int64_t, kWords> words_;
 };
+
+/// As many as leave the ctx small enough: a call's outputs are fewer.
+using PackedInputs = PackedInfos<8>;
+using PackedOutputs = PackedInfos<6>;
 
 } // namespace torch_ext
