@@ -184,7 +184,9 @@ def tensors_of_other_kinds(s):
         y = Identity.apply(x)
         shown = y if kind == "meta" else y.detach().resolve_conj().resolve_neg().clone()
         s.record(kind, shown, y._is_view(), y.stride(), y.grad_fn and y.grad_fn.name())
-        s.record(f"{kind}: storage", y.storage_offset(), y.dtype, y.is_contiguous(), y.data_ptr() == x.data_ptr(), y._version)
+        s.record(
+            f"{kind}: storage", y.storage_offset(), y.dtype, y.is_contiguous(), y.data_ptr() == x.data_ptr(), y._version
+        )
         if y.requires_grad and kind != "meta":
             s.outcome(f"{kind}: in place", lambda y=y: y.mul_(2))
         s.keep(y)
