@@ -91,6 +91,18 @@ print(len(modules))
     assert checkout.compilations() == 1
 
 
+@pytest.mark.parametrize("when", ["always", "TORCH_EXT=1"])
+def test_what_python_runs_as_it_starts_may_import_it(checkout, when):
+    """So does TORCH_EXT=1, in the process that compiles too."""
+    lines = ["import os", f"if {when == 'always'} or os.environ.get('TORCH_EXT') == '1':", "    import torch_ext"]
+    checkout.write("sitecustomize.py", "\n".join(lines))
+    output, errors = checkout.run(TORCH_EXT="1")
+    assert output == "42\n" and errors.count("\n") == 1
+    assert checkout.compilations() == 1
+    (log,) = checkout.cache.glob("*.log")
+    assert ("torch_ext is imported by the process that compiles it" in log.read_text()) == (when == "always")
+
+
 def test_killed_build_blocks_nothing(checkout):
     checkout.block_compiler()
     process = checkout.start(IMPORT)

@@ -37,6 +37,11 @@ load(**arguments)
 """
 
 
+# In the environment of that process: what Python runs as it starts may import torch_ext there too, and would wait for
+# the lock that this process holds.
+_COMPILING = "TORCH_EXT_COMPILING"
+
+
 def build(csrc: Path, torch: stamp.Torch, verbose: bool) -> Path:
     """Returns the extension built from ``csrc`` for ``torch`` and the running Python.
 
@@ -80,6 +85,8 @@ def compile_now(csrc: Path, torch: stamp.Torch, compiler: Compiler, verbose: boo
 
     Raises ImportError if that cannot be done.
     """
+    if _COMPILING in os.environ:
+        raise ImportError("torch_ext is imported by the process that compiles it, as something does in each Python")
     folder = cache.cache_folder().resolve()
     extension = folder / f"{name_of(csrc, torch, compiler)}.so"
     before = _file_of(extension)
@@ -220,7 +227,7 @@ def _run_compiler(csrc: Path, folder: Path, compiler: Compiler, path: str, log: 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,  # not the user's, whose files could hide those of the standard library
-            env={**os.environ, "CXX": cxx, "PATH": path, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "CXX": cxx, "PATH": path, "LC_ALL": "C.UTF-8", "TORCH_EXT": "0", _COMPILING: "1"},
             umask=0o077,
         ) as process:
             assert process.stdin is not None  # pipes
