@@ -64,12 +64,13 @@ def grows(work, *repeats):
 
     With several ``repeats`` they are those that do so in each of several series of runs.
     """
+    _fill_records_once()
     rising = set(NAMES)
-    for series, repeat in enumerate(repeats):
-        # A test that leaves small records makes room for its successors to grow in, so the last series begins with
-        # large ones once more.
-        is_last_word = 0 < series == len(repeats) - 1
-        (fill_records if is_last_word else _fill_records_once)()
+    for series, repeat in enumerate(repeats, 1):
+        # A test that leaves small records makes room for its successors to grow in, so the last of several series
+        # begins with large ones once more.
+        if 1 < series == len(repeats):
+            fill_records()
         work()
         before = levels()
         for _ in range(repeat):
