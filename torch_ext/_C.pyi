@@ -162,6 +162,9 @@ def cut(number: int, /) -> tuple[str, str, LazyTraceback, bool] | None:
 def cuts_from(leaf: torch.Tensor, /) -> tuple[int, ...]:
     """Numbers of the cuts through which values computed from ``leaf`` went."""
 
+def forget_notes() -> None:
+    """Forgets the calls of backward, the changes and the cuts that are known."""
+
 def graph_objects() -> list[Any]:
     """The tensors and the nodes that Python's garbage collector knows."""
 

@@ -252,6 +252,12 @@ void note_backward(PyObject* const* args, Py_ssize_t count) {
       /*keeps_graph=*/args[2] == Py_True || runs_nothing);
 }
 
+void forget_backward_calls() {
+  std::deque<Call> dropped; // after the lock is released
+  const compat::Lock lock(noting_calls);
+  dropped.swap(calls());
+}
+
 PyObject* py_backwards(PyObject*, PyObject*) {
   return PyLong_FromUnsignedLong(backwards_begun());
 }

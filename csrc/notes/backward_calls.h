@@ -27,6 +27,9 @@ void note_backward(
 /// gradients, keep_graph, create_graph, inputs.
 void note_backward(PyObject* const* args, Py_ssize_t count);
 
+/// Forgets all calls, and no number. Needs the GIL.
+void forget_backward_calls();
+
 /// backwards(): how many have begun.
 PyObject* py_backwards(PyObject* module, PyObject* unused);
 

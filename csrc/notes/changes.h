@@ -27,6 +27,9 @@ void note_change(const VersionBefore& before, const std::string& name);
 /// `name` has changed it. Noted in anomaly mode.
 void bump_version(const at::Tensor& tensor, const char* name);
 
+/// Forgets all that is noted. Needs the GIL.
+void forget_changes();
+
 /// changes_of(tensor, version): what is known to have changed the tensor, or
 /// what shares its memory and its versions, since it had that version: a list
 /// of (name, version before, version after, stack), in order.

@@ -308,6 +308,12 @@ void follow(
   }
 }
 
+void forget_cuts() {
+  std::deque<Cut> dropped; // after the lock is released
+  const compat::Lock lock(noting_cuts);
+  dropped.swap(cuts().kept);
+}
+
 // --- For Python --------------------------------------------------------------
 
 namespace {

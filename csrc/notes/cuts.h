@@ -38,6 +38,9 @@ void follow(
     c10::ArrayRef<const c10::IValue> results,
     const std::string& name);
 
+/// Forgets all cuts. Needs the GIL.
+void forget_cuts();
+
 /// cuts_of(object): numbers of the cuts that a tensor comes from, or that some
 /// of what a node was made from comes from: a tuple.
 PyObject* py_cuts_of(PyObject* module, PyObject* object);

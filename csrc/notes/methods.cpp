@@ -62,6 +62,11 @@ PyDoc_STRVAR(
     "Numbers of the cuts since so many backwards had begun.");
 
 PyDoc_STRVAR(
+    forget_notes_doc,
+    "forget_notes()\n--\n\n"
+    "Forgets the calls of backward, the changes and the cuts that are known.");
+
+PyDoc_STRVAR(
     graph_objects_doc,
     "graph_objects()\n--\n\n"
     "The tensors and the nodes that Python's garbage collector knows.");
@@ -119,6 +124,15 @@ PyDoc_STRVAR(
     "stop_timing(number, /)\n--\n\n"
     "Times calls no longer, and forgets what was timed.");
 
+PyObject* py_forget_notes(PyObject*, PyObject*) {
+  HANDLE_TH_ERRORS
+  forget_backward_calls();
+  forget_changes();
+  forget_cuts();
+  Py_RETURN_NONE;
+  END_HANDLE_TH_ERRORS
+}
+
 } // namespace
 
 PyMethodDef notes_methods[] = {
@@ -129,6 +143,7 @@ PyMethodDef notes_methods[] = {
     {"cuts_from", py_cuts_from, METH_O, cuts_from_doc},
     {"cuts_of", py_cuts_of, METH_O, cuts_of_doc},
     {"follow_operators", py_follow_operators, METH_O, follow_doc},
+    {"forget_notes", py_forget_notes, METH_NOARGS, forget_notes_doc},
     {"note_only", py_note_only, METH_O, note_only_doc},
     {"notes_of", py_notes_of, METH_O, notes_of_doc},
     {"observe_operators", py_observe_operators, METH_O, observe_doc},

@@ -2,14 +2,13 @@
 """What is in use in the process, and whether it grows with each run of something."""
 
 import ctypes
-import functools
 import gc
 import sys
 import sysconfig
 
 import torch
 
-from torch_ext.graph import noting
+from torch_ext import _C
 
 #: Whether Python was built to run without a GIL.
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -34,7 +33,12 @@ _mallinfo.restype = _Heap
 
 
 def levels():
-    """Python's blocks and objects, malloc's memory (in units of 64 bytes), reference counts: as NAMES lists them."""
+    """Python's blocks and objects, malloc's memory (in units of 64 bytes), reference counts: as NAMES lists them.
+
+    What torch_ext remembers of the past is bounded and left out: larger records than those of earlier tests would look
+    like a leak until they have taken the place of all of them.
+    """
+    _C.forget_notes()
     gc.collect()
     heap = _mallinfo()
     used = (heap.in_use + heap.mapped) // 64
@@ -42,35 +46,13 @@ def levels():
     return [sys.getallocatedblocks(), objects, used, *map(sys.getrefcount, OBJECTS)]
 
 
-def fill_records(depth=40):
-    """Fills what torch_ext remembers in anomaly mode, which is bounded, with what takes as much room as any."""
-    if depth:
-        fill_records(depth - 1)
-        return
-    with noting(operators=True):
-        x = torch.ones(1, requires_grad=True)
-        for _ in range(20_000):
-            torch.ones(1, dtype=torch.int).bitwise_left_shift_(1)  # with a counter of its own, and a long name
-        for _ in range(3_000):
-            x.detach()
-            x.backward()
-
-
-_fill_records_once = functools.cache(fill_records)
-
-
 def grows(work, *repeats):
     """Which levels rise by one or more with each run of ``work()``: a set of names.
 
     With several ``repeats`` they are those that do so in each of several series of runs.
     """
-    _fill_records_once()
     rising = set(NAMES)
-    for series, repeat in enumerate(repeats, 1):
-        # A test that leaves small records makes room for its successors to grow in, so the last of several series
-        # begins with large ones once more.
-        if 1 < series == len(repeats):
-            fill_records()
+    for repeat in repeats:
         work()
         before = levels()
         for _ in range(repeat):

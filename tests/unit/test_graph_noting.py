@@ -401,16 +401,53 @@ def test_no_tensor_is_kept():
         assert [reference() for reference in references] == [None] * len(references)
 
 
+def remembered(x, first):
+    """How many changes of ``x``, calls of backward since ``first``, and cuts are remembered."""
+    calls = [_C.backward_call(number) for number in range(first, _C.backwards() + 1)]
+    return len(_C.changes_of(x, 0)), sum(call is not None for call in calls), len(_C.recent_cuts(0))
+
+
 def test_memory_is_bounded():
+    x, y, z = leaf(), torch.ones(1), torch.ones(1)
     with noting(operators=True):
-        y, z = torch.ones(1), torch.ones(1)
+        first = _C.backwards() + 1
+        for _ in range(3_000):
+            x.detach()
+            x.sum().backward()
         for _ in range(40_000):
             y.add_(1)
         z.add_(1)
-    changes = _C.changes_of(y, 0)
-    assert len(changes) <= 20_000
+    changes, calls, cuts = remembered(y, first)
+    assert 10_000 < changes <= 20_000
+    assert 500 < calls <= 2_000
+    assert 1_000 < cuts <= 3_000
     assert [each[0] for each in _C.changes_of(z, 0)] == ["aten::add_"]
-    assert changes[-1][1:3] == (39_999, 40_000)
+    assert _C.changes_of(y, 0)[-1][1:3] == (39_999, 40_000)
+    assert _C.backward_call(_C.backwards()) is not None
+
+
+def test_what_is_remembered_is_forgotten_at_once_and_then_noted_anew():
+    x, y = leaf(), torch.ones(1)
+
+    def run():
+        y.add_(1)
+        cut = x.detach()
+        (x * cut).sum().backward()
+        return cut
+
+    with noting(operators=True):
+        first = _C.backwards() + 1
+        _C.forget_notes()
+        before = run()
+        assert remembered(y, first) == (1, 1, 1)
+        _C.forget_notes()
+        assert remembered(y, first) == (0, 0, 0)
+        (old,) = _C.cuts_of(before)
+        assert _C.cut(old) is None
+        *_, new = _C.cuts_of(run())  # the storage is that of x, and the old one known of it
+        assert new == old + 1
+        assert _C.cut(new)[:2] == ("aten::detach", "detach")
+        assert remembered(y, first) == (1, 1, 1)
 
 
 def test_somebody_elses_no_grad_stays():
