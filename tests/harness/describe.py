@@ -138,6 +138,8 @@ class Describer:
         for is_layout, parts in _LAYOUTS:
             if is_layout(t):
                 return {part.__name__: self._get(t, part, depth) for part in parts}
+        if _is_wrapper(t):
+            return {name: self(part, depth + 1) for name, part in vars(t).items() if isinstance(part, torch.Tensor)}
         try:
             return _bits(t)
         except Exception as error:
@@ -275,6 +277,16 @@ _LAYOUTS = (
     ),
     (lambda t: t.is_nested and t.layout == torch.strided, (torch.Tensor.unbind,)),
 )
+
+
+def _is_wrapper(t):
+    """Whether a subclass says that it has values, but has no memory of its own: it has them from other tensors."""
+    if type(t).__torch_dispatch__ is torch.Tensor.__torch_dispatch__ or not t.numel():
+        return False
+    try:
+        return t.untyped_storage().data_ptr() == 0
+    except RuntimeError:  # what torch raises for a storage without memory
+        return True
 
 
 def _bits(t):

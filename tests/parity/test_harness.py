@@ -207,6 +207,37 @@ def test_leaks_of_stock_do_not_count(device):
     check_leaks(body, VARIANTS["ours"], device, 20)
 
 
+class Wrapper(torch.Tensor):
+    """Has no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        self = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+        self.inner = inner
+        return self
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        raise AssertionError(f"the harness ran {operator}")
+
+
+def test_values_inside_a_wrapper_are_seen(device):
+    def body(s):
+        class Double(s.Function):
+            @staticmethod
+            def forward(ctx, x):
+                return x * 2
+
+        s.record("wrapped", Wrapper(Double.apply(s.randn(3))))
+        # Not contiguous, so reading its memory would copy what isn't there.
+        s.record("transposed", Wrapper(Double.apply(s.randn(3, 20)).t()))
+
+    compare(body, imitation(Faithful), device)
+    assert transcript(body, STOCK, device) == transcript(body, STOCK, device)
+    with pytest.raises(AssertionError, match=r"\+          values: "):
+        compare(body, imitation(fault(value_in_the_last_bit)), device)
+
+
 def test_lifetime_is_seen(device):
     def body(s):
         class Double(s.Function):
