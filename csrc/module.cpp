@@ -76,6 +76,12 @@ PyDoc_STRVAR(
     "deferred check has named on this thread. Forgets it.");
 
 PyDoc_STRVAR(
+    readable_doc,
+    "can_be_read(tensor, /)\n--\n\n"
+    "Whether operators can read the tensor's values while no code of a subclass,\n"
+    "a mode or a transform of torch.func runs: without memory they would crash.");
+
+PyDoc_STRVAR(
     numbers_doc,
     "has_numbers(tensor, /)\n--\n\n"
     "Whether the tensor's numbers may be not finite, and can be read without\n"
@@ -127,6 +133,7 @@ PyMethodDef methods[] = {
      torch_ext::py_make_reporting_engine,
      METH_O,
      engine_doc},
+    {"can_be_read", torch_ext::py_can_be_read, METH_O, readable_doc},
     {"changed_saved", torch_ext::py_changed_saved, METH_O, changed_doc},
     {"has_numbers", torch_ext::py_has_numbers, METH_O, numbers_doc},
     {"node_of_root", torch_ext::py_node_of_root, METH_O, root_doc},

@@ -113,6 +113,12 @@ def changed_saved(node: torch.autograd.graph.Node, /) -> tuple[torch.Tensor, int
 def take_late_evidence() -> list[tuple[torch.autograd.graph.Node, tuple[torch.Tensor | None, ...]]]:
     """Nodes that ran after the one that a deferred check has named on this thread, and what each had saved."""
 
+def can_be_read(tensor: torch.Tensor, /) -> bool:
+    """Whether operators can read the values while no code of a subclass, a mode or a transform of torch.func runs.
+
+    A wrapper has no memory of its own, and a sharded parameter's may be away: operators would crash.
+    """
+
 def has_numbers(tensor: torch.Tensor, /) -> bool:
     """Whether the tensor's numbers may be not finite, and can be read without code of a subclass, a mode or so."""
 

@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
+#include <ATen/EmptyTensor.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <cstdint>
@@ -82,22 +83,53 @@ Wrong scan_by_operators(const at::Tensor& tensor, bool infinities_count) {
   return {nan, infinities_count && !nan};
 }
 
+/// Of tensors that stand for others in a transform.
+constexpr c10::DispatchKeySet kTransforms{
+    c10::DispatchKey::Functionalize,
+    c10::DispatchKey::FuncTorchBatched,
+    c10::DispatchKey::FuncTorchGradWrapper,
+    c10::DispatchKey::Batched};
+
 } // namespace
 
 bool is_wrapper(const at::Tensor& tensor) {
-  constexpr c10::DispatchKeySet kOthers{
-      c10::DispatchKey::Python,
-      c10::DispatchKey::Functionalize,
-      c10::DispatchKey::FuncTorchBatched,
-      c10::DispatchKey::FuncTorchGradWrapper,
-      c10::DispatchKey::Batched};
-  return tensor.key_set().has_any(kOthers);
+  return tensor.key_set().has_any(kTransforms.add(c10::DispatchKey::Python));
 }
 
 bool has_numbers(const at::Tensor& tensor) {
   return tensor.defined() &&
       (tensor.is_floating_point() || tensor.is_complex()) &&
       !is_wrapper(tensor) && !tensor.is_meta() && !tensor.is_nested();
+}
+
+bool is_in_memory(const at::Tensor& dense) {
+  if (!dense.has_storage() ||
+      dense.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
+    return false;
+  }
+  const auto needed = at::detail::computeStorageNbytes(
+      dense.sizes(), dense.strides(), dense.itemsize(), dense.storage_offset());
+  c10::StorageImpl* storage =
+      dense.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+  return needed == 0 ||
+      (storage->nbytes() >= needed &&
+       storage->_mutable_data_ptr_no_checks().get() != nullptr);
+}
+
+bool can_be_read(const at::Tensor& tensor) {
+  if (!tensor.defined() || tensor.is_meta() || tensor.is_nested() ||
+      tensor.key_set().has_any(kTransforms)) {
+    return false;
+  }
+  const bool is_subclass = tensor.key_set().has(c10::DispatchKey::Python);
+  if (tensor.layout() != at::kStrided) {
+    return !is_subclass &&
+        (tensor.is_mkldnn() || is_in_memory(stored_numbers(tensor)));
+  }
+  // What has no storage, of a device with memory of another kind, is read by
+  // its own operators.
+  return tensor._is_zerotensor() || (!tensor.has_storage() && !is_subclass) ||
+      is_in_memory(tensor);
 }
 
 bool is_scanned_in_memory(const at::Tensor& tensor) {
@@ -119,6 +151,13 @@ const char* fault_of(const at::Tensor& tensor, bool infinities_count) {
   return wrong->nan                         ? "nan"
       : wrong->infinite && infinities_count ? "infinite"
                                             : nullptr;
+}
+
+PyObject* py_can_be_read(PyObject*, PyObject* tensor) {
+  HANDLE_TH_ERRORS
+  return PyBool_FromLong(
+      can_be_read(THPVariable_Unpack(require_tensor(tensor))));
+  END_HANDLE_TH_ERRORS
 }
 
 PyObject* py_has_numbers(PyObject*, PyObject* tensor) {

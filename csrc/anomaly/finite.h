@@ -24,6 +24,15 @@ bool is_wrapper(const at::Tensor& tensor);
 /// without running code of a subclass, a mode or a transform of torch.func.
 bool has_numbers(const at::Tensor& tensor);
 
+/// Whether the memory of a dense tensor holds all its values: those of a
+/// parameter that is sharded may be away, and a wrapper has none.
+bool is_in_memory(const at::Tensor& dense);
+
+/// Whether operators can read a tensor's values while no code of a subclass, a
+/// mode or a transform of torch.func runs. Nothing else can tell: without memory
+/// they would read what lies at no address, or at somebody else's.
+bool can_be_read(const at::Tensor& tensor);
+
 /// The numbers that a tensor stores: of a sparse one those without zeros.
 at::Tensor stored_numbers(const at::Tensor& tensor);
 
@@ -35,6 +44,9 @@ const char* fault_of(const at::Tensor& tensor, bool infinities_count);
 /// Whether a tensor's numbers lie in the memory of the CPU, one after another:
 /// fault_of() is quick then.
 bool is_scanned_in_memory(const at::Tensor& tensor);
+
+/// can_be_read(tensor): as above.
+PyObject* py_can_be_read(PyObject* module, PyObject* tensor);
 
 /// has_numbers(tensor): as above.
 PyObject* py_has_numbers(PyObject* module, PyObject* tensor);

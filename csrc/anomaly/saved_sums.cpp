@@ -10,7 +10,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
-#include <ATen/EmptyTensor.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/functions/tensor.h>
 #include <torch/csrc/autograd/python_cpp_function.h>
@@ -87,16 +86,10 @@ std::vector<at::Tensor> parts_of(const at::Tensor& tensor) {
   }
 }
 
-/// Whether the values of a dense tensor lie in memory, and all of them: those of
-/// a parameter that is sharded may be away.
-bool is_in_memory(const at::Tensor& part) {
-  if (is_wrapper(part) || part.is_meta() || part.is_nested() ||
-      part._is_zerotensor() || !part.has_storage()) {
-    return false;
-  }
-  const auto needed = at::detail::computeStorageNbytes(
-      part.sizes(), part.strides(), part.itemsize(), part.storage_offset());
-  return part.storage().nbytes() >= needed;
+/// Whether a dense tensor's values can be summed up, all of them.
+bool has_bytes(const at::Tensor& part) {
+  return !is_wrapper(part) && !part.is_meta() && !part.is_nested() &&
+      !part._is_zerotensor() && is_in_memory(part);
 }
 
 /// Nothing if the values can't be read.
@@ -108,7 +101,7 @@ std::optional<Sum> sum_of(const at::Tensor& tensor) {
     const std::vector<at::Tensor> parts = parts_of(tensor);
     Sum sum;
     for (const at::Tensor& part : parts) {
-      if (!is_in_memory(part)) {
+      if (!has_bytes(part)) {
         return std::nullopt;
       }
       const at::OptionalDeviceGuard guard(at::device_of(part));

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import Node
 
-from .. import _compat
+from .. import _C, _compat
 from .facts import Value
 
 # What they return is among what they are given, but for zeros and signs.
@@ -120,7 +120,7 @@ def replay(node: Node, saved: Mapping[str, torch.Tensor], tensors: Mapping[Any, 
     if "result" in saved:
         return None
     operands = [_operand(node, index, name, saved, tensors) for index, name in enumerate(names)]
-    if any(operand is None for operand in operands):
+    if any(operand is None or (_compat.is_tensor(operand) and not _C.can_be_read(operand)) for operand in operands):
         return None
     try:
         with _compat.without_overrides(), _compat.without_autocast(), torch.no_grad():

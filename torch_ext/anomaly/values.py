@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch.autograd.graph import Node
 
-from .. import _compat
+from .. import _C, _compat
 from . import rules
 from .facts import Sight, Value
 
 
 def look(tensor: torch.Tensor) -> Value | None:
     """What the tensor holds; None if that can't be read (no values, a mode, a subclass)."""
+    if not _C.can_be_read(tensor):
+        return None
     try:
         # Looking must not run a subclass's or a mode's code, nor add to the graph.
         with _compat.without_overrides(), torch.no_grad():

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .. import _compat
+from .. import _C, _compat
 from .texts import without_addresses
 
 _FACTS: dict[str, Callable[[Any], Any]] = {
@@ -86,8 +86,9 @@ def is_same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors have the same bits, NaN and the sign of zero included."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    if one.is_meta:  # it has no values
-        return True
+    readable = _C.can_be_read(one)
+    if not readable or not _C.can_be_read(other):  # it has no values, such as one of meta
+        return readable == _C.can_be_read(other)
     with _compat.without_overrides(), torch.no_grad():
         return torch.equal(_bits(one), _bits(other))
 
@@ -100,6 +101,9 @@ def _first(name: str, one: torch.Tensor, other: torch.Tensor) -> tuple[str, str,
     """What differs of two tensors of one form, and the first such element of both."""
     if one.shape != other.shape or one.dtype != other.dtype:  # parts of a sparse tensor or a subclass's
         left, right = (f"{tuple(each.shape)}, {each.dtype}" for each in (one, other))
+        return f"{name}: values", left, right
+    if not (_C.can_be_read(one) and _C.can_be_read(other)):
+        left, right = ("there" if _C.can_be_read(each) else "not there" for each in (one, other))
         return f"{name}: values", left, right
     with _compat.without_overrides(), torch.no_grad():
         size = one.element_size()
