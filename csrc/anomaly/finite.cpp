@@ -103,32 +103,38 @@ bool has_numbers(const at::Tensor& tensor) {
 }
 
 bool is_in_memory(const at::Tensor& dense) {
-  if (!dense.has_storage() ||
-      dense.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) {
+  const at::TensorImpl* impl = dense.unsafeGetTensorImpl();
+  if (!dense.has_storage() || impl->has_symbolic_sizes_strides()) {
     return false;
   }
-  const auto needed = at::detail::computeStorageNbytes(
-      dense.sizes(), dense.strides(), dense.itemsize(), dense.storage_offset());
-  c10::StorageImpl* storage =
-      dense.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
-  return needed == 0 ||
-      (storage->nbytes() >= needed &&
-       storage->_mutable_data_ptr_no_checks().get() != nullptr);
+  c10::StorageImpl* storage = impl->unsafe_storage().unsafeGetStorageImpl();
+  const auto size = storage->sym_nbytes().maybe_as_int();
+  // First, since a wrapper may answer for its sizes by code of its own.
+  if (!size ||
+      (*size != 0 && storage->_mutable_data_ptr_no_checks().get() == nullptr)) {
+    return false;
+  }
+  return static_cast<size_t>(*size) >= at::detail::computeStorageNbytes(
+                                           dense.sizes(),
+                                           dense.strides(),
+                                           dense.itemsize(),
+                                           dense.storage_offset());
 }
 
 bool can_be_read(const at::Tensor& tensor) {
-  if (!tensor.defined() || tensor.is_meta() || tensor.is_nested() ||
+  if (!tensor.defined() || tensor.is_nested() ||
       tensor.key_set().has_any(kTransforms)) {
     return false;
   }
-  const bool is_subclass = tensor.key_set().has(c10::DispatchKey::Python);
+  if (tensor.key_set().has(c10::DispatchKey::Python) && !is_in_memory(tensor)) {
+    return false;
+  }
   if (tensor.layout() != at::kStrided) {
-    return !is_subclass &&
-        (tensor.is_mkldnn() || is_in_memory(stored_numbers(tensor)));
+    return tensor.is_mkldnn() || is_in_memory(stored_numbers(tensor));
   }
   // What has no storage, of a device with memory of another kind, is read by
   // its own operators.
-  return tensor._is_zerotensor() || (!tensor.has_storage() && !is_subclass) ||
+  return tensor._is_zerotensor() || !tensor.has_storage() ||
       is_in_memory(tensor);
 }
 

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import torch_ext
 from torch_ext import _C, anomaly
@@ -15,9 +16,10 @@ class Wrapper(torch.Tensor):
     """Has no memory of its own. Its operators run on what it wraps."""
 
     @staticmethod
-    def __new__(cls, inner, strides=None):
+    def __new__(cls, inner, strides=None, **options):
+        strides = strides or inner.stride()
         self = torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=strides or inner.stride(), dtype=inner.dtype, device=inner.device
+            cls, inner.shape, strides=strides, dtype=inner.dtype, device=inner.device, **options
         )
         self.inner = inner
         return self
@@ -36,6 +38,23 @@ class Labelled(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
         raise AssertionError(f"{operator} was run")
+
+
+class Answering(Wrapper):
+    """Answers itself for its sizes, its device and its layout, which nobody may ask for aside."""
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        raise AssertionError(f"{operator} was run")
+
+
+def answering(**options):
+    return lambda: Answering(torch.ones(2, 3), **options)
+
+
+def fake(**options):
+    with FakeTensorMode(**options):
+        return torch.ones(2, 3)
 
 
 def labelled(tensor):
@@ -58,6 +77,12 @@ UNREADABLE = {
     "wrapper that isn't contiguous": lambda: Wrapper(torch.ones(2, 3), (1, 2)),
     "large wrapper": lambda: Wrapper(torch.ones(1, 1).expand(1000, 1000), (1000, 1)),
     "wrapper of integers": lambda: Wrapper(torch.ones(2, 3, dtype=torch.long)),
+    "wrapper that answers for its sizes": answering(dispatch_sizes_strides_policy="sizes"),
+    "wrapper that answers for its strides": answering(dispatch_sizes_strides_policy="strides"),
+    "wrapper that answers for its device": answering(dispatch_device=True),
+    "wrapper that answers for its layout": answering(dispatch_layout=True),
+    "fake": fake,
+    "jagged": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
     "meta": lambda: torch.ones(2, 3, device="meta"),
     "away": lambda: away(torch.ones(2, 3)),
     "partly away": lambda: partly_away(torch.ones(200, 300)),
