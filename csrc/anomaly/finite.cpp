@@ -129,6 +129,9 @@ bool can_be_read(const at::Tensor& tensor) {
   if (tensor.key_set().has(c10::DispatchKey::Python) && !is_in_memory(tensor)) {
     return false;
   }
+  if (tensor.is_meta()) { // also an empty one, which needs no memory
+    return false;
+  }
   if (tensor.layout() != at::kStrided) {
     return tensor.is_mkldnn() || is_in_memory(stored_numbers(tensor));
   }

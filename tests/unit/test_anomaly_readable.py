@@ -84,6 +84,7 @@ UNREADABLE = {
     "fake": fake,
     "jagged": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
     "meta": lambda: torch.ones(2, 3, device="meta"),
+    "empty meta": lambda: torch.ones(0, 3, device="meta"),
     "away": lambda: away(torch.ones(2, 3)),
     "partly away": lambda: partly_away(torch.ones(200, 300)),
     "sparse with values away": lambda: torch.sparse_coo_tensor([[0, 1]], away(torch.ones(2)), (3,)),
@@ -189,5 +190,7 @@ def test_what_cannot_be_read_is_compared_without():
         return {"output": see(tensor)}
 
     assert not list(differences(record(away(torch.ones(2))), record(away(torch.zeros(2)))))
+    for shape in ((2, 3), (0, 3)):
+        assert not list(differences(*[record(torch.ones(shape, device="meta")) for _ in range(2)]))
     ((what, stock, ours),) = differences(record(torch.ones(2)), record(away(torch.zeros(2))))
     assert (what, stock, ours) == ("output: values", "there", "not there")

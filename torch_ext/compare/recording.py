@@ -84,11 +84,11 @@ def differences(stock: Record, ours: Record) -> Iterator[tuple[str, str, str]]:
 
 def is_same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors have the same bits, NaN and the sign of zero included."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
     readable = _C.can_be_read(one)
-    if not readable or not _C.can_be_read(other):  # it has no values, such as one of meta
-        return readable == _C.can_be_read(other)
+    if (one.shape, one.dtype, readable) != (other.shape, other.dtype, _C.can_be_read(other)):
+        return False
+    if not readable:  # they have no values, such as those of meta
+        return True
     with _compat.without_overrides(), torch.no_grad():
         return torch.equal(_bits(one), _bits(other))
 
@@ -102,8 +102,9 @@ def _first(name: str, one: torch.Tensor, other: torch.Tensor) -> tuple[str, str,
     if one.shape != other.shape or one.dtype != other.dtype:  # parts of a sparse tensor or a subclass's
         left, right = (f"{tuple(each.shape)}, {each.dtype}" for each in (one, other))
         return f"{name}: values", left, right
-    if not (_C.can_be_read(one) and _C.can_be_read(other)):
-        left, right = ("there" if _C.can_be_read(each) else "not there" for each in (one, other))
+    readable = [_C.can_be_read(each) for each in (one, other)]
+    if not all(readable):
+        left, right = ("there" if each else "not there" for each in readable)
         return f"{name}: values", left, right
     with _compat.without_overrides(), torch.no_grad():
         size = one.element_size()
