@@ -253,9 +253,7 @@ void note_backward(PyObject* const* args, Py_ssize_t count) {
 }
 
 void forget_backward_calls() {
-  std::deque<Call> dropped; // after the lock is released
-  const compat::Lock lock(noting_calls);
-  dropped.swap(calls());
+  forget(calls(), noting_calls);
 }
 
 PyObject* py_backwards(PyObject*, PyObject*) {

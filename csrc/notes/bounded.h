@@ -2,6 +2,8 @@
 // What is remembered of the most recent events.
 #pragma once
 
+#include <compat.h>
+
 #include <cstddef>
 #include <deque>
 #include <optional>
@@ -20,6 +22,14 @@ std::optional<T> remember(std::deque<T>& kept, T value, std::size_t most) {
     kept.pop_front();
   }
   return oldest;
+}
+
+/// Takes out all that is kept under `guard`. Needs the GIL.
+template <typename T>
+void forget(std::deque<T>& kept, compat::Mutex& guard) {
+  std::deque<T> dropped; // after the lock is released
+  const compat::Lock lock(guard);
+  dropped.swap(kept);
 }
 
 } // namespace torch_ext

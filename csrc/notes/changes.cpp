@@ -111,9 +111,7 @@ void bump_version(const at::Tensor& tensor, const char* name) {
 }
 
 void forget_changes() {
-  std::deque<Change> dropped; // after the lock is released
-  const compat::Lock lock(noting_changes);
-  dropped.swap(changes());
+  forget(changes(), noting_changes);
 }
 
 PyObject* py_changes_of(PyObject*, PyObject* args) {

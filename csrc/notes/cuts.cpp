@@ -309,9 +309,7 @@ void follow(
 }
 
 void forget_cuts() {
-  std::deque<Cut> dropped; // after the lock is released
-  const compat::Lock lock(noting_cuts);
-  dropped.swap(cuts().kept);
+  forget(cuts().kept, noting_cuts);
 }
 
 // --- For Python --------------------------------------------------------------

@@ -10,6 +10,7 @@ from harness import VARIANTS, Variant, compare, scenario, transcript
 from harness.describe import Describer, render
 from harness.levels import grows
 from harness.scenario import check_leaks
+from harness.small_functions import make_square
 
 from torch_ext.graph import noting
 
@@ -223,14 +224,10 @@ class Wrapper(torch.Tensor):
 
 def test_values_inside_a_wrapper_are_seen(device):
     def body(s):
-        class Double(s.Function):
-            @staticmethod
-            def forward(ctx, x):
-                return x * 2
-
-        s.record("wrapped", Wrapper(Double.apply(s.randn(3))))
+        square = make_square(s.Function).apply
+        s.record("wrapped", Wrapper(square(s.randn(3))))
         # Not contiguous, so reading its memory would copy what isn't there.
-        s.record("transposed", Wrapper(Double.apply(s.randn(3, 20)).t()))
+        s.record("transposed", Wrapper(square(s.randn(3, 20)).t()))
 
     compare(body, imitation(Faithful), device)
     assert transcript(body, STOCK, device) == transcript(body, STOCK, device)
